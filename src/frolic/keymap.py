@@ -1,0 +1,109 @@
+"""Translate checkpoints between two naming schemes, in both directions.
+
+A map is a list of rules, each with patterns in which ``{name}`` stands for one dotted part (``{i}`` matches ``12``).
+A rule renames one tensor, or fuses several of theirs into one of ours; either may also change the shape in a way
+that can be undone. Rules are data: what a map does can be listed, tested and inverted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_HOLE = re.compile(r"\\\{(\w+)\\\}")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A reversible change of shape, applied to a whole tensor."""
+
+    load: Callable[[Tensor], Tensor]
+    save: Callable[[Tensor], Tensor]
+
+
+POINTWISE = Edit(load=lambda w: w.flatten(1), save=lambda w: w[:, :, None, None])
+"""A 1x1 convolution's weight ``[out, in, 1, 1]`` as a linear's ``[out, in]``."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``theirs`` (one pattern, or several that are concatenated along axis 0 in equal parts) becomes ``ours``."""
+
+    theirs: tuple[str, ...]
+    ours: str
+    edit: Edit | None = None
+
+    @classmethod
+    def of(cls, theirs: str | Sequence[str], ours: str, edit: Edit | None = None) -> Rule:
+        return cls((theirs,) if isinstance(theirs, str) else tuple(theirs), ours, edit)
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(_HOLE.sub(r"(?P<\1>[^.]+)", re.escape(pattern)))
+
+
+class KeyMap:
+    """An ordered list of rules; the first that matches a name wins. A name that no rule matches stays as it is."""
+
+    def __init__(self, rules: Sequence[Rule] = ()) -> None:
+        self.rules = tuple(rules)
+        self._ours = [_regex(rule.ours) for rule in self.rules]
+        self._theirs = [
+            (index, part, _regex(p)) for index, r in enumerate(self.rules) for part, p in enumerate(r.theirs)
+        ]
+
+    def _rule_for_theirs(self, key: str) -> tuple[Rule, int, dict[str, str]] | None:
+        for index, part, regex in self._theirs:
+            if match := regex.fullmatch(key):
+                return self.rules[index], part, match.groupdict()
+        return None
+
+    def ours(self, key: str) -> str:
+        """Our name for their tensor ``key`` (a fused tensor's name for each of its parts)."""
+        found = self._rule_for_theirs(key)
+        return key if found is None else found[0].ours.format(**found[2])
+
+    def theirs(self, key: str) -> list[str]:
+        """Their name or names for our tensor ``key``."""
+        for rule, regex in zip(self.rules, self._ours, strict=True):
+            if match := regex.fullmatch(key):
+                return [pattern.format(**match.groupdict()) for pattern in rule.theirs]
+        return [key]
+
+    def load(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Their tensors under our names. A fused tensor of which a part is missing is left out, so that the strict
+        check that follows reports it."""
+        out: dict[str, Tensor] = {}
+        parts: dict[str, tuple[Rule, dict[int, Tensor]]] = {}
+        for key, tensor in state.items():
+            found = self._rule_for_theirs(key)
+            if found is None:
+                out[key] = tensor
+                continue
+            rule, part, names = found
+            parts.setdefault(rule.ours.format(**names), (rule, {}))[1][part] = tensor
+        for key, (rule, tensors) in parts.items():
+            if len(tensors) < len(rule.theirs):
+                continue
+            ordered = [tensors[i] if rule.edit is None else rule.edit.load(tensors[i]) for i in range(len(rule.theirs))]
+            out[key] = ordered[0] if len(ordered) == 1 else torch.cat(ordered)
+        return out
+
+    def save(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Our tensors under their names: the inverse of ``load``."""
+        out: dict[str, Tensor] = {}
+        for key, tensor in state.items():
+            for rule, regex in zip(self.rules, self._ours, strict=True):
+                if match := regex.fullmatch(key):
+                    pieces = tensor.chunk(len(rule.theirs)) if len(rule.theirs) > 1 else (tensor,)
+                    for pattern, piece in zip(rule.theirs, pieces, strict=True):
+                        whole = (piece if rule.edit is None else rule.edit.save(piece)).contiguous()
+                        out[pattern.format(**match.groupdict())] = whole
+                    break
+            else:
+                out[key] = tensor
+        return out

@@ -1,0 +1,14 @@
+"""Every family frolic knows: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from frolic.spec import FamilySpec
+
+
+def families() -> Mapping[str, FamilySpec]:
+    """Specs by family name. Imported when asked, so that a family costs nothing until it is used."""
+    from frolic.models.sana.spec import SANA
+
+    return {spec.name: spec for spec in (SANA,)}
