@@ -1,0 +1,1 @@
+"""Training: one trainer that knows no model, objectives as plug-ins, recipes as data."""

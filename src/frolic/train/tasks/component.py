@@ -1,0 +1,90 @@
+"""Parts of a pipeline folder, as training meets them: built from a recipe, written, and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frolic.config import Section
+from frolic.data.starter.concepts import Concept
+from frolic.data.starter.pack import default_folder, read
+from frolic.errors import CheckpointError, ConfigError, nearest
+from frolic.io import safetensors
+from frolic.io.files import read_json_object, write_json
+from frolic.io.problems import Problems
+from frolic.models.registry import families
+from frolic.spec import ComponentSpec
+
+WEIGHTS = {"text_encoder": "model.safetensors"}
+_DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class ModelSection(Section):
+    """``family`` is a registered one; ``config`` is the component's published config, entry by entry."""
+
+    family: str
+    config: dict[str, Any]
+
+
+def component_spec(family: str, component: str) -> ComponentSpec:
+    """Raises:
+    ConfigError: there is no such family.
+    """
+    known = families()
+    if family not in known:
+        raise ConfigError(f"model.family {family!r} is unknown{nearest(family, known)}; known: {', '.join(known)}.")
+    return known[family].components[component]
+
+
+def write_component(
+    spec: ComponentSpec, component: str, config: Any, module: nn.Module, folder: Path, dtype: torch.dtype
+) -> None:
+    """``config.json`` and safetensors under the published names, into an empty or new ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = spec.keymap(config).save(module.state_dict())
+    tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
+    weights = WEIGHTS.get(component, _DIFFUSERS_WEIGHTS)
+    safetensors.save(tensors, folder / weights, metadata={"format": "pt"})
+    write_json(folder / "config.json", config.to_json())
+
+
+def read_component(family: str, component: str, folder: Path) -> tuple[Any, nn.Module]:
+    """The config and the module, in float32, from what ``write_component`` or a publisher wrote.
+
+    Raises:
+        CheckpointError: listing all that is wrong. FileError: it cannot be read.
+    """
+    spec = component_spec(family, component)
+    config = spec.configure(read_json_object(folder / "config.json"))
+    module = spec.build(config)
+    load_weights(spec, config, module, folder)
+    return config, module.eval()
+
+
+def load_weights(spec: ComponentSpec, config: Any, module: nn.Module, folder: Path) -> None:
+    """Fill ``module`` strictly from the component folder.
+
+    Raises:
+        CheckpointError: listing all that is wrong. FileError: it cannot be read.
+    """
+    path = safetensors.find_weights(folder)
+    keymap = spec.keymap(config)
+    problems = Problems(f"{path} does not fit the model")
+    entries = safetensors.read_headers(path)
+    safetensors.compare(entries, keymap.save(module.state_dict()), problems)
+    problems.raise_any(CheckpointError)
+    tensors = safetensors.read_tensors(entries, problems, dtype=torch.float32)
+    problems.raise_any(CheckpointError)
+    module.load_state_dict(keymap.load(tensors))
+
+
+def open_pack(folder: str | None) -> tuple[Tensor, list[Concept]]:
+    """The sprites [N, 4, H, W] and concepts in ``folder``, or where ``frolic data starter`` writes them.
+
+    Raises:
+        FileError: they are not there.
+    """
+    return read(Path(folder).expanduser() if folder else default_folder())

@@ -1,0 +1,171 @@
+"""``kind: flow``: train a transformer on cached latents and text.
+
+B batch, C latent channels, S tokens, E text width, P side of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frolic.config import Recipe, Section
+from frolic.data.cached import LatentSet, Variants, captioned, encode_variants
+from frolic.data.starter.fetch import home
+from frolic.io.safetensors import fingerprint
+from frolic.io.tokenizer import Tokenizer
+from frolic.sampling.guidance import cfg
+from frolic.sampling.noise import sample_noise
+from frolic.sampling.prediction import flow
+from frolic.sampling.solvers import SAMPLERS
+from frolic.train.jobs import Job, JobKind
+from frolic.train.objectives.flow import Flow, FlowSettings
+from frolic.train.tasks.cache import cached
+from frolic.train.tasks.component import (
+    ModelSection,
+    component_spec,
+    load_weights,
+    open_pack,
+    read_component,
+    write_component,
+)
+
+_PREVIEW_PROMPTS = (
+    "a red panda", "a dog", "a cat", "a strawberry", "a hamburger", "an airplane", "a red heart", "a guitar",
+    "a fox on a blue background", "a pizza", "a tree", "a robot on a yellow background", "a fish", "a bicycle",
+    "a rose", "a rocket on a black background",
+)  # fmt: skip
+
+
+class Settings(Section):
+    """See ``FlowSettings``. ``tokens``: longest caption."""
+
+    mean: float = 0.0
+    deviation: float = 1.0
+    shift: float = 3.0
+    dropout: float = 0.1
+    tokens: int = 16
+    guidance_scale: float = 4.5
+    preview_steps: int = 12
+
+
+class Data(Section):
+    """``autoencoder`` and ``text`` are folders that hold ``vae`` and ``text_encoder`` with ``tokenizer``: exports of
+    those recipes' runs. ``variants_plain`` and ``variants_coloured``: pictures kept of each concept. A concept on
+    the everyday list is drawn ``everyday_weight`` times as often as another."""
+
+    autoencoder: str
+    text: str
+    pack: str | None = None
+    cache: str | None = None
+    side: int = 128
+    variants_plain: int = 8
+    variants_coloured: int = 1
+    everyday_weight: float = 3.0
+    plain_share: float = 0.5
+
+
+def build(recipe: Recipe) -> Job:
+    settings, data, model = (
+        recipe.section("job", Settings),
+        recipe.section("data", Data),
+        recipe.section("model", ModelSection),
+    )
+    spec = component_spec(model.family, "transformer")
+    config = spec.configure(model.config)
+    torch.manual_seed(recipe.trainer.seed)
+    transformer = spec.build(config)
+    start_as_identity(transformer)
+    vae_config, vae = read_component(model.family, "vae", Path(data.autoencoder).expanduser() / "vae")
+    encode = text_encoder(model.family, Path(data.text).expanduser(), settings.tokens)
+    sprites, concepts = open_pack(data.pack)
+    source = captioned(
+        concepts,
+        _latents(data, sprites, vae, Path(data.autoencoder).expanduser()),
+        encode,
+        everyday_weight=data.everyday_weight,
+        plain_share=data.plain_share,
+        tokens=settings.tokens,
+        scaling_factor=vae_config.scaling_factor,
+    )
+    null_text, null_mask = encode([""])
+    times = FlowSettings(settings.mean, settings.deviation, settings.shift, settings.dropout)
+
+    def draw(net: nn.Module) -> Tensor:
+        shape = (vae_config.latent_channels, data.side // vae_config.stride, data.side // vae_config.stride)
+        latents = sample(net, encode, settings, shape)
+        return vae.decode(latents / vae_config.scaling_factor).float()
+
+    def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
+        write_component(spec, "transformer", config, modules["transformer"], folder / "transformer", torch.bfloat16)
+
+    return Job(
+        objective=Flow(transformer, times, null_text, null_mask, draw),
+        source=source,
+        export=export,
+        warm_start=lambda folder: load_weights(spec, config, transformer, folder / "transformer"),
+    )
+
+
+def start_as_identity(transformer: Any) -> None:
+    """Zero what writes to the residual stream last, so that a new model begins as a plain projection of its input."""
+    with torch.no_grad():
+        for block in transformer.blocks:
+            for layer in (block.attn.out, block.cross.out):
+                layer.weight.mul_(0.2)
+                nn.init.zeros_(layer.bias)
+            block.mlp.project.weight.mul_(0.2)
+        transformer.out.weight.zero_()
+        transformer.out.bias.zero_()
+
+
+def text_encoder(family: str, folder: Path, tokens: int) -> Callable[[Sequence[str]], tuple[Tensor, Tensor]]:
+    """A function from prompts to states [B, S, E] and their mask [B, S], from an exported text encoder."""
+    _, encoder = read_component(family, "text_encoder", folder / "text_encoder")
+    tokenizer = Tokenizer(folder / "tokenizer" / "tokenizer.json")
+
+    def encode(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = tokenizer.encode(prompts, tokens)
+        with torch.no_grad():
+            return encoder(ids, mask), mask
+
+    return encode
+
+
+def _latents(data: Data, sprites: Tensor, vae: Any, folder: Path) -> LatentSet:
+    variants = Variants(data.variants_plain, data.variants_coloured)
+    weights = next((folder / "vae").glob("*.safetensors"))
+    cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
+    vae.to(memory_format=torch.channels_last)
+
+    def encode(pixels: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return vae.encode(pixels.contiguous(memory_format=torch.channels_last)).float()
+
+    key = [fingerprint([weights]), str(variants), str(data.side), str(tuple(sprites.shape)), str(int(sprites.sum()))]
+    return LatentSet(**cached(cache, key, lambda: encode_variants(sprites, data.side, variants, encode).tensors()))
+
+
+def sample(
+    net: Any, encode: Callable[[Sequence[str]], tuple[Tensor, Tensor]], settings: Settings, shape: tuple[int, ...]
+) -> Tensor:
+    """Latents of the fixed preview prompts, each from its own fixed noise."""
+    device = next(net.parameters()).device
+    text, mask = (t.to(device) for t in encode(_PREVIEW_PROMPTS))
+    null, null_mask = (t.to(device) for t in encode([""] * len(_PREVIEW_PROMPTS)))
+    contexts = [net.context(text, mask), net.context(null, null_mask)]
+    sampler = SAMPLERS["dpmpp_2m"]
+    guided, free = (
+        flow(lambda x, t, c=context: net.denoise(x, t, c), sampler.integer_timesteps) for context in contexts
+    )
+    x = sample_noise(shape, 0, range(len(_PREVIEW_PROMPTS))).to(device)
+    sigmas = sampler.sigmas(settings.preview_steps, settings.shift)
+    for step in sampler.solve(cfg(guided, free, settings.guidance_scale), x, sigmas):
+        x = step.x
+    return x.cpu()
+
+
+JOB = JobKind(build, {"job": Settings, "data": Data, "model": ModelSection})

@@ -1,0 +1,68 @@
+"""``kind: reconstruction``: train an autoencoder on composed pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from frolic.config import Recipe, Section
+from frolic.data.compose import render, scatter
+from frolic.data.pictures import ComposedPictures
+from frolic.data.starter.fetch import home
+from frolic.train.jobs import Job, JobKind
+from frolic.train.objectives.reconstruction import Reconstruction, ReconstructionWeights
+from frolic.train.perceptual import load_lpips
+from frolic.train.tasks.component import ModelSection, component_spec, load_weights, open_pack, write_component
+
+
+class Settings(Section):
+    """Weights of the loss's terms (see ``ReconstructionWeights``); ``decoder_only`` keeps the latents as they are."""
+
+    moments: float = 1e-2
+    noise: float = 0.2
+    perceptual: float = 0.0
+    edges: float = 0.5
+    decoder_only: bool = False
+
+
+class Data(Section):
+    """``pack``: the packed sprites' folder, where ``frolic data starter`` wrote it if not set. ``side`` in pixels."""
+
+    pack: str | None = None
+    side: int = 128
+    previews: int = 16
+
+
+def build(recipe: Recipe) -> Job:
+    settings, data, model = (
+        recipe.section("job", Settings),
+        recipe.section("data", Data),
+        recipe.section("model", ModelSection),
+    )
+    spec = component_spec(model.family, "vae")
+    config = spec.configure(model.config)
+    torch.manual_seed(recipe.trainer.seed)
+    autoencoder: Any = spec.build(config)
+    if settings.decoder_only:
+        autoencoder.encoder.requires_grad_(False)
+    sprites, _ = open_pack(data.pack)
+    weights = ReconstructionWeights(settings.moments, settings.noise, settings.perceptual, settings.edges)
+    shown = render(sprites, scatter(data.previews, len(sprites), torch.Generator().manual_seed(0)), data.side)
+    lpips = load_lpips(home() / "lpips-vgg16.safetensors") if settings.perceptual else None
+
+    def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
+        write_component(spec, "vae", config, modules["vae"], folder / "vae", torch.bfloat16)
+
+    return Job(
+        objective=Reconstruction(autoencoder, weights, lpips, shown),
+        source=ComposedPictures(sprites, data.side),
+        export=export,
+        warm_start=lambda folder: load_weights(spec, config, autoencoder, folder / "vae"),
+    )
+
+
+JOB = JobKind(build, {"job": Settings, "data": Data, "model": ModelSection})
