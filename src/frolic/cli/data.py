@@ -1,0 +1,43 @@
+"""``frolic data``: make the training sets that the recipes read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the ``data`` commands."""
+    data = typer.Typer(no_args_is_help=True, help="Make the training sets that the recipes read.")
+    data.command("starter")(starter)
+    app.add_typer(data, name="data")
+
+
+def starter(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write; by default starter-data in frolic's cache.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print progress and result as JSON lines.")] = False,
+) -> None:
+    """Fetch pinned, openly licensed 3D emoji renders and labels with npm, and pack the starter's training set."""
+    from frolic.data.starter.pack import build, default_folder
+
+    target = (out or default_folder()).expanduser()
+    if as_json:
+        pack = build(target, progress=lambda done, total: _line(done, total))
+        typer.echo(json.dumps({"folder": str(target), **pack}))
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), transient=True) as bar:
+        task = bar.add_task("fetching and unpacking sprites", total=None)
+        pack = build(target, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    typer.echo(f"{pack['concepts']} concepts ({pack['everyday']} everyday), {pack['captions']} captions in {target}")
+
+
+def _line(done: int, total: int) -> None:
+    if done % 100 == 0 or done == total:
+        typer.echo(json.dumps({"done": done, "total": total}))

@@ -1,0 +1,90 @@
+"""Draw again what made a PNG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from frolic.errors import FileError, RequestError
+from frolic.io.media import read_record
+from frolic.request import Request
+
+if TYPE_CHECKING:
+    from frolic.pipeline import Pipeline
+
+_FIELDS = ("prompt", "negative_prompt", "seed", "steps", "guidance_scale", "sampler", "width", "height")
+_MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The record of a PNG, checked."""
+
+    path: str
+    record: dict[str, Any]
+    dtype: str
+    device: str
+    row: int
+    size: int
+
+    @classmethod
+    def read(cls, path: str) -> Self:
+        """Read the record in the PNG at ``path``.
+
+        Raises:
+            FileError: there is none, or it cannot be used.
+        """
+        record = read_record(Path(path))
+        try:
+            row, size = record["batch"]
+            wanted = record["request"]
+            Request.of(str(wanted["prompt"]), **{name: wanted[name] for name in _FIELDS[1:]})
+            whole = type(row) is int and type(size) is int and 0 <= row < size <= _MAX_BATCH
+            texts = [record["dtype"], record["device"], record["model"]["name"], record["model"]["hash"]]
+        except (KeyError, TypeError, ValueError, RequestError):
+            whole, texts = False, []
+        if not whole or not all(isinstance(text, str) for text in texts):
+            raise FileError(f"The frolic record in {path} is damaged; get the file again.")
+        if record.get("noise") != "seed":
+            raise FileError(f"{path} was drawn from noise that it does not hold; it cannot be drawn again.")
+        # Only the CPU is on every machine.
+        return cls(path, record, texts[0], "cpu" if texts[1] == "cpu" else "auto", row, size)
+
+    def model(self) -> str:
+        """The model's name, if it is one that every frolic knows.
+
+        Raises:
+            RequestError: it was a folder, and a picture does not say where folders are.
+        """
+        from frolic.plan import ALIASES
+
+        name = str(self.record["model"]["name"])
+        if name not in ALIASES:
+            raise RequestError(f"{self.path} was made by the model {name!r}; give its folder with --model.")
+        return name
+
+    def request(self, prompts: tuple[str, ...], changes: dict[str, Any]) -> tuple[Request, int | None]:
+        """The request, and which of its pictures is the one wanted (None: all).
+
+        Unchanged, the picture takes its old place in a batch of the old size: arithmetic rounds differently in
+        batches of different sizes, and the pixels should be the same ones.
+        """
+        kept = {name: self.record["request"][name] for name in _FIELDS}
+        changed = {name: value for name, value in changes.items() if value is not None}
+        if not prompts and not changed:
+            alone = {**kept, "seed": [kept["seed"]] * self.size}
+            return Request.of([alone.pop("prompt")] * self.size, **alone), self.row
+        asked = {**kept, **changed}
+        return Request.of(prompts or asked.pop("prompt"), **{k: v for k, v in asked.items() if k != "prompt"}), None
+
+    def differences(self, pipeline: Pipeline) -> list[str]:
+        """Why the pixels may come out otherwise than they did."""
+        import torch
+
+        notes = []
+        if pipeline.card.hash != self.record["model"]["hash"]:
+            notes.append(f"These are not the weights that made {self.path}; the picture will differ.")
+        if torch.__version__ != self.record.get("torch"):
+            notes.append(f"{self.path} was made with torch {self.record.get('torch')}; the pixels may differ slightly.")
+        return notes

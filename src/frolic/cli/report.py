@@ -1,0 +1,70 @@
+"""What a run says while it works: JSON lines, a progress bar on a terminal, or plain lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+
+class Report:
+    """Lines for people go to standard output when they are results and to standard error when they are remarks."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def event(self, name: str, **fields: Any) -> None:
+        """One JSON line, with ``--json``."""
+        if self.as_json:
+            _line(sys.stdout, json.dumps({"event": name, **fields}))
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self.event("note", message=text)
+        if not (self.as_json or self.quiet):
+            _line(sys.stderr, text)
+
+    def step(self, index: int, total: int) -> None:
+        """Step ``index`` (from 0) of ``total`` is done."""
+        self.event("step", step=index + 1, total=total)
+        if self.as_json or self.quiet or not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("drawing", total=total)
+        self._bar.update(self._task, completed=index + 1)
+
+    def image(self, path: Path, seed: int, prompt: str) -> None:
+        """A picture was written."""
+        self._close()
+        self.event("image", path=str(path), seed=seed, prompt=prompt)
+        if not (self.as_json or self.quiet):
+            _line(sys.stdout, f"{path}  seed {seed}")
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _line(stream: TextIO, text: str) -> None:
+    stream.write(text + "\n")
+    stream.flush()

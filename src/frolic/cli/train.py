@@ -1,0 +1,89 @@
+"""``frolic train RECIPE``: run a training job, or show what one would do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from frolic.config import Recipe
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("train")(train)
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe (see --list) or a YAML file.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changed settings.")] = None,
+    env: Annotated[str, typer.Option(help="Overlay of the recipe: gpu, cpu, ci, none or auto (by device).")] = "auto",
+    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint or run folder.")] = "auto",
+    steps: Annotated[int | None, typer.Option(min=0, help="Stop after this step; the schedule is not changed.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the shipped recipes.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Show the recipe as it would be run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON lines.")] = False,
+) -> None:
+    """Train a model by a recipe; run it again to go on where it stopped."""
+    from frolic.errors import ConfigError
+
+    if list_:
+        _show_recipes(as_json)
+        return
+    if recipe is None:
+        raise ConfigError("Name a recipe, for example `frolic train starter/image`; --list shows them.")
+    from frolic.config import load_recipe
+    from frolic.train.jobs import built_in
+
+    jobs = built_in()
+    chosen = load_recipe(recipe, overrides or (), None if env == "none" else env, jobs)
+    if print_config:
+        _show_config(chosen, as_json)
+        return
+    _run(chosen, resume, steps, as_json)
+
+
+def _show_recipes(as_json: bool) -> None:
+    from frolic.config import list_recipes
+
+    recipes = list_recipes()
+    if as_json:
+        typer.echo(json.dumps(recipes))
+    else:
+        width = max(map(len, recipes), default=0)
+        for name, description in recipes.items():
+            typer.echo(f"{name:<{width}}  {description}")
+
+
+def _show_config(recipe: Recipe, as_json: bool) -> None:
+    import yaml
+
+    values = recipe.to_dict()
+    typer.echo(json.dumps(values) if as_json else yaml.safe_dump(values, sort_keys=False).rstrip())
+
+
+def _run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> None:
+    import torch
+
+    from frolic.train.jobs import built_in
+    from frolic.train.progress import choose
+    from frolic.train.trainer import Trainer
+
+    if recipe.trainer.threads:
+        torch.set_num_threads(recipe.trainer.threads)
+    torch.set_float32_matmul_precision("high")
+    progress = choose(sys.stdout if as_json else sys.stderr, as_json)
+    torch.manual_seed(recipe.trainer.seed)
+    outcome = Trainer(recipe, built_in().build(recipe), progress).run(resume, steps)
+    if outcome.stopped_by is not None:
+        progress.note(f"Stopped after step {outcome.step}; run the same command to go on.")
+        raise typer.Exit(128 + outcome.stopped_by)
+    result = {"step": outcome.step, "checkpoint": str(outcome.checkpoint), "export": str(outcome.export or "")}
+    if as_json:
+        typer.echo(json.dumps({"event": "done", **result}))
+    else:
+        written = f"the model is in {outcome.export}" if outcome.export else f"its state is in {outcome.checkpoint}"
+        typer.echo(f"Step {outcome.step} of {recipe.trainer.steps} is done; {written}.")

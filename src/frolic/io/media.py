@@ -1,0 +1,144 @@
+"""PNG files that carry the request they were made from.
+
+Two text chunks: ``parameters`` (the de facto text of A1111, Forge and SD.Next) and ``frolic`` (JSON, exact).
+Text stays uncompressed: readers refuse compressed chunks above a megabyte. Without torch, so that ``info`` is quick.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frolic.errors import FileError, RequestError
+from frolic.io.files import existing_file, reason, write_bytes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_TEXT = 1_000_000
+SCHEMA = 1
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_CHUNK = 2**31 - 1
+
+
+def save_png(image: Image, path: Path, record: Mapping[str, Any] | None = None, *, force: bool = False) -> None:
+    """Write ``image`` whole or not at all; ``record`` (see ``frolic.pipeline.Result.record``) travels inside it.
+
+    Raises:
+        FileError, ResourceError: as ``frolic.io.files.whole_file``.
+        RequestError: the record is longer than ``MAX_TEXT`` characters.
+    """
+    write_bytes(path, encode_png(image, record), force=force)
+
+
+def encode_png(image: Image, record: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes that ``save_png`` writes."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, text in () if record is None else _texts(record).items():
+        info.add_text(key, text)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """All uncompressed text chunks of a PNG, without decoding its pixels.
+
+    Raises:
+        FileError: there is no such file, or it is not a whole PNG.
+    """
+    texts: dict[str, str] = {}
+    try:
+        with existing_file(path).open("rb") as file:
+            if file.read(8) != _SIGNATURE:
+                raise FileError(f"{path} is not a PNG file; give a picture that frolic made.")
+            while True:
+                head = file.read(8)
+                length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"")
+                if not kind or length > _MAX_CHUNK:
+                    raise FileError(f"{path} is cut short or damaged; get the file again.")
+                if kind == b"IEND" and len(file.read(4)) == 4:
+                    return texts
+                if kind not in (b"tEXt", b"iTXt") or length > 2 * MAX_TEXT:
+                    file.seek(length + 4, io.SEEK_CUR)
+                else:
+                    data = file.read(length)
+                    if file.read(4) != struct.pack(">I", zlib.crc32(kind + data)):
+                        raise FileError(f"{path} is cut short or damaged; get the file again.")
+                    key, text = _text(kind, data)
+                    texts.setdefault(key, text)
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path} cannot be read ({reason(error)}); check its permissions.") from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record that ``save_png`` put into the PNG at ``path``.
+
+    Raises:
+        FileError: there is no such file, it is not a whole PNG, or frolic did not make it.
+    """
+    text = read_texts(path).get("frolic")
+    if text is None:
+        raise FileError(f"{path} does not say how it was made; give a PNG that frolic wrote without --no-metadata.")
+    try:
+        record = json.loads(text)
+        schema = record["schema"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FileError(f"The frolic record in {path} is damaged; get the file again.") from None
+    if schema != SCHEMA:
+        raise FileError(f"The frolic record in {path} is of version {schema}; install a frolic that knows it.")
+    return dict(record)
+
+
+def parameters(record: Mapping[str, Any]) -> str:
+    """``record`` as A1111 writes it: prompt, negative prompt, then ``key: value`` pairs in Forge's order."""
+    request, model = record["request"], record["model"]
+    pairs = {
+        "Steps": request["steps"],
+        "Sampler": {"dpmpp_2m": "DPM++ 2M", "euler": "Euler"}.get(request["sampler"], request["sampler"]),
+        "Schedule type": f"Flow shift {record['shift']:g}",
+        "CFG scale": f"{request['guidance_scale']:g}",
+        "Seed": request["seed"],
+        "Size": f"{request['width']}x{request['height']}",
+        "Model hash": model["hash"][:10],
+        "Model": model["name"],
+        "Version": f"frolic {record['version']}",
+    }
+    lines = [request["prompt"]]
+    if request["negative_prompt"]:
+        lines.append(f"Negative prompt: {request['negative_prompt']}")
+    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items()))
+    return "\n".join(lines)
+
+
+def _texts(record: Mapping[str, Any]) -> dict[str, str]:
+    texts = {"parameters": parameters(record), "frolic": json.dumps(record, ensure_ascii=True, sort_keys=True)}
+    if max(map(len, texts.values())) > MAX_TEXT:
+        raise RequestError("The request is too long to be kept in the picture; shorten it or use --no-metadata.")
+    return texts
+
+
+def _quoted(value: str) -> str:
+    """Values with separators in them are JSON strings, which the readers of this text know."""
+    return json.dumps(value, ensure_ascii=False) if re.search(r"[,:\n\"]", value) else value
+
+
+def _text(kind: bytes, data: bytes) -> tuple[str, str]:
+    """Keyword and text of a chunk; a compressed or damaged one has an empty text."""
+    key, _, rest = data.partition(b"\0")
+    if kind == b"tEXt":
+        return key.decode("latin-1"), rest.decode("latin-1")
+    if rest[:1] != b"\0":
+        return key.decode("latin-1"), ""
+    text = rest[2:].split(b"\0", 2)[-1]
+    return key.decode("latin-1"), text.decode("utf-8", "replace")

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import frolic
+from frolic.errors import CheckpointError, ModelNotFoundError, RequestError
+from frolic.io import safetensors
+from frolic.plan import make_plan
+from tiny import write_tiny_folder
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def half_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("half") / "tiny", dtype=torch.bfloat16)
+
+
+def respoil(folder: Path, **changes: torch.Tensor | None) -> None:
+    """Replace, add or (None) drop tensors of the transformer."""
+    tensors = safetensors.load(folder / WEIGHTS)
+    for name, tensor in changes.items():
+        if tensor is None:
+            del tensors[name]
+        else:
+            tensors[name] = tensor
+    safetensors.save(tensors, folder / WEIGHTS, force=True)
+
+
+def test_the_cpu_gets_float32(half_folder: Path) -> None:
+    plan = make_plan(half_folder, device="cpu")
+    assert plan.dtype == torch.float32 and plan.device.type == "cpu" and len(plan.weights) == 3
+    pipe = frolic.load(half_folder, device="cpu")
+    assert all(p.dtype == torch.float32 and not p.requires_grad for p in pipe.transformer.parameters())  # type: ignore[attr-defined]
+
+
+def test_half_precision_is_the_checkpoints_own(half_folder: Path) -> None:
+    assert make_plan(half_folder, dtype="bfloat16", device="cpu").dtype == torch.bfloat16
+    with pytest.raises(RequestError, match="not safe in float16; use --dtype float32 or bfloat16"):
+        make_plan(half_folder, dtype="float16", device="cpu")
+    with pytest.raises(RequestError, match="did you mean 'bfloat16'"):
+        make_plan(half_folder, dtype="bfloat", device="cpu")
+
+
+def test_bfloat16_draws(half_folder: Path) -> None:
+    result = frolic.load(half_folder, dtype="bf16", device="cpu")("a red panda", seed=1, output="tensor")
+    assert result.pixels is not None and result.pixels.dtype == torch.float32
+    assert result.record()["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "banana", "xla", ""])
+def test_a_device_that_is_not_there_is_refused(tiny_folder: Path, device: str) -> None:
+    with pytest.raises(RequestError, match=r"device|supported"):
+        make_plan(tiny_folder, device=device)
+
+
+@pytest.mark.parametrize("name", ["startr", "org/repo", "", "\0", "x" * 5000])
+def test_an_unknown_model_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFoundError, match=r"starter|model_index"):
+        make_plan(name)
+
+
+def test_weights_that_do_not_fit_are_listed_together(own_folder: Path) -> None:
+    respoil(
+        own_folder,
+        **{"proj_out.bias": None, "proj_out.bais": torch.zeros(4), "patch_embed.proj.bias": torch.zeros(5)},
+    )
+    shutil.copy(own_folder / WEIGHTS, own_folder / "vae/diffusion_pytorch_model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        frolic.load(own_folder, device="cpu")
+    text = str(caught.value)
+    assert "transformer: proj_out.bias (near transformer: proj_out.bais)" in text
+    assert "transformer: patch_embed.proj.bias is 5, needs 32" in text
+    assert "vae: " in text and "unexpected" in text
+
+
+def test_every_weight_that_is_not_finite_is_named(own_folder: Path) -> None:
+    respoil(
+        own_folder,
+        **{
+            "proj_out.bias": torch.tensor([1.0, torch.nan, 0.0, 0.0]),
+            "caption_norm.weight": torch.full((32,), torch.inf),
+        },
+    )
+    with pytest.raises(CheckpointError, match=r"not finite \(2\): .*caption_norm.weight.*"):
+        frolic.load(own_folder, device="cpu")
+
+
+def test_loading_restores_every_weight(tiny_folder: Path) -> None:
+    from frolic.models.registry import families
+
+    pipe = frolic.load(tiny_folder, device="cpu")
+    spec = families()["sana"].components["transformer"]
+    saved = spec.keymap(pipe.transformer.config).save(pipe.transformer.state_dict())  # type: ignore[attr-defined]
+    stored = safetensors.load(tiny_folder / WEIGHTS)
+    assert saved.keys() == stored.keys() and all(torch.equal(saved[name], stored[name]) for name in stored)
+
+
+def test_parts_that_do_not_belong_together_are_refused(own_folder: Path) -> None:
+    for part, key in (("vae", "latent_channels"), ("text_encoder", "hidden_size")):
+        path = own_folder / part / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: 64}))
+    with pytest.raises(CheckpointError) as caught:
+        make_plan(own_folder, device="cpu")
+    assert "latent channels (1): 64 and 4" in str(caught.value) and "text width (1): 64 and 16" in str(caught.value)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(own_folder: Path) -> None:
+    path = own_folder / "tokenizer" / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    token = {"id": 500, "content": "<extra>", "single_word": False, "lstrip": False, "rstrip": False}
+    raw["added_tokens"].append({**token, "normalized": False, "special": True})
+    raw["model"]["vocab"].update({f"extra{i}": 200 + i for i in range(100)})
+    path.write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match="tokens but its text encoder"):
+        frolic.load(own_folder, device="cpu")
