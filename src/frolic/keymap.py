@@ -7,14 +7,11 @@ that can be undone. Rules are data: what a map does can be listed, tested and in
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-_HOLE = re.compile(r"\\\{(\w+)\\\}")
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,23 @@ class Rule:
         return cls((theirs,) if isinstance(theirs, str) else tuple(theirs), ours, edit)
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
-    return re.compile(_HOLE.sub(r"(?P<\1>[^.]+)", re.escape(pattern)))
+class _Pattern:
+    """A dotted name with holes. Compared part by part: compiling expressions would show in the cold start."""
+
+    def __init__(self, text: str) -> None:
+        self.parts = tuple(text.split("."))
+
+    def match(self, parts: Sequence[str]) -> dict[str, str] | None:
+        """What stands in the holes, or None."""
+        if len(parts) != len(self.parts):
+            return None
+        names = {}
+        for mine, given in zip(self.parts, parts, strict=True):
+            if mine.startswith("{"):
+                names[mine[1:-1]] = given
+            elif mine != given:
+                return None
+        return names
 
 
 class KeyMap:
@@ -51,15 +63,21 @@ class KeyMap:
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         self.rules = tuple(rules)
-        self._ours = [_regex(rule.ours) for rule in self.rules]
-        self._theirs = [
-            (index, part, _regex(p)) for index, r in enumerate(self.rules) for part, p in enumerate(r.theirs)
-        ]
+        self._ours = [(rule, _Pattern(rule.ours)) for rule in self.rules]
+        self._theirs = [(rule, part, _Pattern(text)) for rule in self.rules for part, text in enumerate(rule.theirs)]
 
     def _rule_for_theirs(self, key: str) -> tuple[Rule, int, dict[str, str]] | None:
-        for index, part, regex in self._theirs:
-            if match := regex.fullmatch(key):
-                return self.rules[index], part, match.groupdict()
+        parts = key.split(".")
+        for rule, part, pattern in self._theirs:
+            if (names := pattern.match(parts)) is not None:
+                return rule, part, names
+        return None
+
+    def _rule_for_ours(self, key: str) -> tuple[Rule, dict[str, str]] | None:
+        parts = key.split(".")
+        for rule, pattern in self._ours:
+            if (names := pattern.match(parts)) is not None:
+                return rule, names
         return None
 
     def ours(self, key: str) -> str:
@@ -69,10 +87,8 @@ class KeyMap:
 
     def theirs(self, key: str) -> list[str]:
         """Their name or names for our tensor ``key``."""
-        for rule, regex in zip(self.rules, self._ours, strict=True):
-            if match := regex.fullmatch(key):
-                return [pattern.format(**match.groupdict()) for pattern in rule.theirs]
-        return [key]
+        found = self._rule_for_ours(key)
+        return [key] if found is None else [pattern.format(**found[1]) for pattern in found[0].theirs]
 
     def load(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Their tensors under our names. A fused tensor of which a part is missing is left out, so that the strict
@@ -97,13 +113,12 @@ class KeyMap:
         """Our tensors under their names: the inverse of ``load``."""
         out: dict[str, Tensor] = {}
         for key, tensor in state.items():
-            for rule, regex in zip(self.rules, self._ours, strict=True):
-                if match := regex.fullmatch(key):
-                    pieces = tensor.chunk(len(rule.theirs)) if len(rule.theirs) > 1 else (tensor,)
-                    for pattern, piece in zip(rule.theirs, pieces, strict=True):
-                        whole = (piece if rule.edit is None else rule.edit.save(piece)).contiguous()
-                        out[pattern.format(**match.groupdict())] = whole
-                    break
-            else:
+            found = self._rule_for_ours(key)
+            if found is None:
                 out[key] = tensor
+                continue
+            rule, names = found
+            pieces = tensor.chunk(len(rule.theirs)) if len(rule.theirs) > 1 else (tensor,)
+            for pattern, piece in zip(rule.theirs, pieces, strict=True):
+                out[pattern.format(**names)] = (piece if rule.edit is None else rule.edit.save(piece)).contiguous()
         return out

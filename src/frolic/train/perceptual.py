@@ -47,6 +47,8 @@ class LPIPS(nn.Module):
                 heads.append(nn.Parameter(torch.zeros(width)))
         self.convs = nn.ModuleList(convs)
         self.heads = nn.ParameterList(heads)
+        self.shift: Tensor
+        self.scale: Tensor
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
 
@@ -79,7 +81,8 @@ def load_lpips(cache: Path) -> LPIPS:
         part.replace(cache)
     net = LPIPS()
     net.load_state_dict(load_file(cache))
-    return net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    net.requires_grad_(False).eval()
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -113,7 +113,7 @@ class DCAEConfig:
 
     def to_json(self) -> dict[str, Any]:
         """As diffusers writes it."""
-        sides = {}
+        sides: dict[str, Any] = {}
         for side, stages in (("encoder", self.encoder), ("decoder", self.decoder)):
             sides[f"{side}_block_types"] = [s.kind for s in stages]
             sides[f"{side}_block_out_channels"] = [s.width for s in stages]

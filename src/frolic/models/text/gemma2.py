@@ -63,7 +63,7 @@ class Gemma2Config:
     head_dim: int = 256
     eps: float = 1e-6
     rope_theta: float = 10000.0
-    query_scalar: float = 256.0
+    query_scalar: int = 256
     softcap: float | None = 50.0
     window: int | None = 4096
 

@@ -32,6 +32,8 @@ from frolic.train.tasks.component import (
     read_component,
     write_component,
 )
+from frolic.train.tasks.folder import Card, complete
+from frolic.types import Denoise
 
 _PREVIEW_PROMPTS = (
     "a red panda", "a dog", "a cat", "a strawberry", "a hamburger", "an airplane", "a red heart", "a guitar",
@@ -41,15 +43,14 @@ _PREVIEW_PROMPTS = (
 
 
 class Settings(Section):
-    """See ``FlowSettings``. ``tokens``: longest caption."""
+    """See ``FlowSettings``. ``tokens``: longest caption. ``card``: how the finished model presents itself."""
 
     mean: float = 0.0
     deviation: float = 1.0
     shift: float = 3.0
     dropout: float = 0.1
     tokens: int = 16
-    guidance_scale: float = 4.5
-    preview_steps: int = 12
+    card: Card
 
 
 class Data(Section):
@@ -79,12 +80,14 @@ def build(recipe: Recipe) -> Job:
     torch.manual_seed(recipe.trainer.seed)
     transformer = spec.build(config)
     start_as_identity(transformer)
-    vae_config, vae = read_component(model.family, "vae", Path(data.autoencoder).expanduser() / "vae")
-    encode = text_encoder(model.family, Path(data.text).expanduser(), settings.tokens)
+    autoencoder, texts = Path(data.autoencoder).expanduser(), Path(data.text).expanduser()
+    vae: Any
+    vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
+    encode = text_encoder(model.family, texts, settings.tokens)
     sprites, concepts = open_pack(data.pack)
     source = captioned(
         concepts,
-        _latents(data, sprites, vae, Path(data.autoencoder).expanduser()),
+        _latents(data, sprites, vae, autoencoder),
         encode,
         everyday_weight=data.everyday_weight,
         plain_share=data.plain_share,
@@ -97,10 +100,12 @@ def build(recipe: Recipe) -> Job:
     def draw(net: nn.Module) -> Tensor:
         shape = (vae_config.latent_channels, data.side // vae_config.stride, data.side // vae_config.stride)
         latents = sample(net, encode, settings, shape)
-        return vae.decode(latents / vae_config.scaling_factor).float()
+        pixels: Tensor = vae.decode(latents / vae_config.scaling_factor)
+        return pixels.float()
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         write_component(spec, "transformer", config, modules["transformer"], folder / "transformer", torch.bfloat16)
+        complete(folder, model.family, settings.card, settings.shift, autoencoder, texts)
 
     return Job(
         objective=Flow(transformer, times, null_text, null_mask, draw),
@@ -157,13 +162,15 @@ def sample(
     text, mask = (t.to(device) for t in encode(_PREVIEW_PROMPTS))
     null, null_mask = (t.to(device) for t in encode([""] * len(_PREVIEW_PROMPTS)))
     contexts = [net.context(text, mask), net.context(null, null_mask)]
-    sampler = SAMPLERS["dpmpp_2m"]
-    guided, free = (
-        flow(lambda x, t, c=context: net.denoise(x, t, c), sampler.integer_timesteps) for context in contexts
-    )
+    sampler = SAMPLERS[settings.card.sampler]
+
+    def denoiser(context: Any) -> Denoise:
+        return flow(lambda x, t: net.denoise(x, t, context), sampler.integer_timesteps)
+
+    guided, free = map(denoiser, contexts)
     x = sample_noise(shape, 0, range(len(_PREVIEW_PROMPTS))).to(device)
-    sigmas = sampler.sigmas(settings.preview_steps, settings.shift)
-    for step in sampler.solve(cfg(guided, free, settings.guidance_scale), x, sigmas):
+    sigmas = sampler.sigmas(settings.card.steps, settings.shift)
+    for step in sampler.solve(cfg(guided, free, settings.card.guidance_scale), x, sigmas):
         x = step.x
     return x.cpu()
 

@@ -1,0 +1,1 @@
+"""How good the pictures are: an independent judge, prompt suites, contact sheets."""

@@ -1,0 +1,48 @@
+"""Contact sheets: pictures in a grid, each with its prompt below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER, INK = (255, 255, 255), (60, 60, 67)
+MARGIN, LINES = 6, 2
+
+
+def contact_sheet(
+    pictures: Sequence[Image.Image], labels: Sequence[str], columns: int = 8, cell: int = 128, font_size: int = 12
+) -> Image.Image:
+    """``pictures`` in reading order, scaled to ``cell`` pixels a side, with up to two lines of label each."""
+    assert pictures and len(pictures) == len(labels)
+    columns = min(columns, len(pictures))
+    font = ImageFont.load_default(font_size)
+    line = font_size + 3
+    width, height = cell + MARGIN, cell + MARGIN + LINES * line
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        left, top = MARGIN + index % columns * width, MARGIN + index // columns * height
+        resized = picture.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
+        sheet.paste(resized, (left, top))
+        for number, text in enumerate(_wrap(label, draw, font, cell)):
+            spare = cell - draw.textlength(text, font=font)
+            draw.text((left + spare / 2, top + cell + 1 + number * line), text, fill=INK, font=font)
+    return sheet
+
+
+def _wrap(
+    label: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int
+) -> list[str]:
+    """``label`` in at most ``LINES`` lines of ``room`` pixels; what does not fit ends in an ellipsis."""
+    lines = [""]
+    for word in label.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and draw.textlength(longer, font=font) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    if len(lines) > LINES:
+        lines[LINES - 1] += "…"
+    return lines[:LINES]

@@ -1,0 +1,54 @@
+"""The whole pipeline folder that an image recipe leaves behind: stock diffusers layout, and ``frolic.json``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from frolic.config import Section
+from frolic.io.files import write_json
+
+
+class Card(Section):
+    """What ``frolic.json`` says: the model's name and version, and what a request gets where it says nothing."""
+
+    name: str
+    version: str
+    height: int = 128
+    width: int = 128
+    steps: int = 20
+    guidance_scale: float = 4.5
+    sampler: str = "dpmpp_2m"
+    max_tokens: int = 32
+
+
+def complete(folder: Path, family: str, card: Card, shift: float, autoencoder: Path, text: Path) -> None:
+    """Add to ``folder``, which holds ``transformer``, the other parts and the files that describe the whole."""
+    for source, part in ((autoencoder, "vae"), (text, "text_encoder"), (text, "tokenizer")):
+        shutil.copytree(source / part, folder / part)
+    scheduler: dict[str, Any] = {
+        "_class_name": "DPMSolverMultistepScheduler",
+        "algorithm_type": "dpmsolver++",
+        "final_sigmas_type": "zero",
+        "flow_shift": shift,
+        "lower_order_final": True,
+        "num_train_timesteps": 1000,
+        "prediction_type": "flow_prediction",
+        "solver_order": 2,
+        "solver_type": "midpoint",
+        "use_flow_sigmas": True,
+    }
+    (folder / "scheduler").mkdir()
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    index = {
+        "_class_name": "SanaPipeline",
+        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "text_encoder": ["transformers", "Gemma2Model"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "transformer": ["diffusers", "SanaTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderDC"],
+    }
+    write_json(folder / "model_index.json", index)
+    own = {"family": family, **card.model_dump(), "shift": shift, "negative_prompt": "", "lowercase": True}
+    write_json(folder / "frolic.json", own | {"prompt_suffix": ""})

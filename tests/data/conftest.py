@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+
+import pytest
+from PIL import Image, ImageDraw
+
+
+@pytest.fixture
+def webp() -> Callable[[str], bytes]:
+    """A disc of the given colour on a transparent ground, as a 256-pixel WebP file's bytes."""
+
+    def make(colour: str) -> bytes:
+        picture = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
+        ImageDraw.Draw(picture).ellipse((40, 40, 216, 216), fill=colour)
+        buffer = BytesIO()
+        picture.save(buffer, "WEBP", lossless=True)
+        return buffer.getvalue()
+
+    return make

@@ -1,0 +1,135 @@
+"""Losses whose right answer is known beforehand."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from frolic.train.objectives.distillation import Distillation
+from frolic.train.objectives.flow import Flow, FlowSettings
+from frolic.train.objectives.reconstruction import Reconstruction, ReconstructionWeights, psnr
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+class Perfect(nn.Module):
+    """Knows that all data is zero: noised latents over the noise level are the noise, which is the velocity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def forward(self, x, t, text, mask):
+        self.seen.append((t, text, mask))
+        return x / (t / 1000)[:, None, None, None]
+
+
+def flow_batch(size: int = 4096) -> dict[str, torch.Tensor]:
+    return {
+        "latents": torch.zeros(size, 1, 2, 2),
+        "text": torch.ones(size, 3, 2),
+        "mask": torch.ones(size, 3, dtype=torch.bool),
+    }
+
+
+def flow(**changes) -> tuple[Flow, Perfect]:
+    net = Perfect()
+    null_mask = torch.tensor([[True, False, False]])
+    return Flow(net, FlowSettings(**changes), torch.zeros(1, 3, 2), null_mask), net
+
+
+def test_the_true_velocity_has_no_loss():
+    objective, _ = flow()
+    loss, metrics = objective.loss(flow_batch(), generator())
+    assert loss < 1e-8
+    assert {"high_noise", "low_noise"} == metrics.keys()
+
+
+def test_times_are_logit_normal_and_shifted():
+    plain = flow(shift=1.0)[0].times(20000, generator())
+    assert abs(plain.median() - 0.5) < 0.01
+    assert abs((plain.logit().std()) - 1.0) < 0.02
+    shifted = flow(shift=3.0)[0].times(20000, generator())
+    assert abs(shifted.median() - 0.75) < 0.01, "3 * 0.5 / (1 + 2 * 0.5)"
+    assert torch.allclose(shifted, 3 * plain / (1 + 2 * plain))
+
+
+def test_dropped_captions_become_the_null_prompt_with_its_mask():
+    objective, net = flow(dropout=0.25)
+    objective.loss(flow_batch(), generator())
+    _, text, mask = net.seen[0]
+    dropped = (text == 0).all(dim=(1, 2))
+    assert abs(dropped.float().mean() - 0.25) < 0.03
+    assert bool((mask[dropped] == torch.tensor([True, False, False])).all())
+    assert bool(mask[~dropped].all())
+
+
+class Scale(nn.Module):
+    """An autoencoder that is right, up to a factor in its latents."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def encode(self, x):
+        return x * self.factor
+
+    def decode(self, z):
+        return z / self.factor
+
+
+def test_reconstruction_of_a_perfect_autoencoder():
+    x = torch.randn(8, 3, 16, 16, generator=generator()).clamp(-1, 1)
+    x = (x - x.mean(dim=(0, 2, 3), keepdim=True)) / x.std(dim=(0, 2, 3), keepdim=True) / 4
+    quiet = ReconstructionWeights(noise=0.0, moments=1.0)
+    good, metrics = Reconstruction(Scale(4.0), quiet).loss({"pixels": x}, generator())
+    assert good < 1e-5 and metrics["psnr"] > 90
+    loud, _ = Reconstruction(Scale(40.0), quiet).loss({"pixels": x}, generator())
+    assert abs(loss_of(loud) - 81.0) < 0.1, "a deviation of 10 is 9 off; squared"
+
+
+def loss_of(value: torch.Tensor) -> float:
+    return float(value.detach())
+
+
+def test_latent_noise_cannot_be_escaped_by_larger_latents():
+    x = torch.randn(8, 3, 16, 16, generator=generator()) / 4
+    noisy = ReconstructionWeights(noise=0.5, moments=0.0)
+    small, large = (
+        loss_of(Reconstruction(Scale(f), noisy).loss({"pixels": x}, generator())[0]) for f in (1.0, 100.0)
+    )
+    assert small > 0.02
+    assert abs(small - large) < 1e-4
+
+
+def test_psnr():
+    a = torch.zeros(1, 3, 4, 4)
+    assert abs(float(psnr(a, a + 0.2)) - 20.0) < 1e-3, "0.2 of a range of 2 is a tenth"
+
+
+class Table(nn.Module):
+    """States that are the token's row of a table."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(rows)
+
+    def forward(self, ids, mask):
+        return self.rows[ids]
+
+
+def test_distillation_reads_real_tokens_only():
+    teacher = nn.functional.normalize(torch.randn(4, 6, generator=generator()), dim=-1)
+    objective = Distillation(Table(torch.cat([teacher, torch.full((1, 6), 99.0)])), 6, 6)
+    with torch.no_grad():
+        objective.head.weight.copy_(torch.eye(6))
+        objective.head.bias.zero_()
+    ids = torch.tensor([[i, 4, 4] for i in range(4)])
+    mask = torch.tensor([[True, False, False]] * 4)
+    loss, metrics = objective.loss({"ids": ids, "mask": mask, "teacher": teacher}, generator())
+    assert loss < 1e-5, "row 4 stands under the padding"
+    assert metrics["cosine_last"] > 0.9999
+    worse, _ = objective.loss({"ids": ids, "mask": torch.ones_like(mask), "teacher": teacher}, generator())
+    assert worse > 0.5
