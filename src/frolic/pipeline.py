@@ -296,8 +296,9 @@ class Pipeline:
         # Without guidance nothing looks at row 0.
         first = request.negative_prompt if _guided(request) else request.prompts[0]
         text = self.encode([first, *request.prompts])
+        used = int(text.mask.sum(dim=1).max())  # what lies behind is padding for all, and masked
         with torch.inference_mode():
-            return self.transformer.context(text.embeds, text.mask)
+            return self.transformer.context(text.embeds[:, :used], text.mask[:, :used])
 
     def _encode_one(self, prompt: str) -> Conditioning:
         text = self._prepared(prompt)

@@ -97,9 +97,7 @@ def loss_of(value: torch.Tensor) -> float:
 def test_latent_noise_cannot_be_escaped_by_larger_latents():
     x = torch.randn(8, 3, 16, 16, generator=generator()) / 4
     noisy = ReconstructionWeights(noise=0.5, moments=0.0)
-    small, large = (
-        loss_of(Reconstruction(Scale(f), noisy).loss({"pixels": x}, generator())[0]) for f in (1.0, 100.0)
-    )
+    small, large = (loss_of(Reconstruction(Scale(f), noisy).loss({"pixels": x}, generator())[0]) for f in (1.0, 100.0))
     assert small > 0.02
     assert abs(small - large) < 1e-4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,10 +19,10 @@ def relu_linear_attention(q_BLNK: Tensor, k_BLNK: Tensor, v_BLNV: Tensor, *, eps
     dtype = v_BLNV.dtype
     # Sums over thousands of tokens lose their small terms in 16 bit, and autocast would put these products there.
     with torch.autocast(q_BLNK.device.type, enabled=False):
-        q_BNLK = F.relu(q_BLNK).float().transpose(1, 2)
-        k_BNLK = F.relu(k_BLNK).float().transpose(1, 2)
-        v_BNLV = v_BLNV.float().transpose(1, 2)
-        kv_BNKV = k_BNLK.transpose(-1, -2) @ v_BNLV
-        k_sum_BNK1 = k_BNLK.sum(dim=2).unsqueeze(-1)
-        out_BNLV = (q_BNLK @ kv_BNKV) / (q_BNLK @ k_sum_BNK1 + eps)
-    return out_BNLV.transpose(1, 2).to(dtype)
+        # Plain batches of matrices; for heads that lie together these are views, and nothing is copied.
+        heads = (F.relu(q_BLNK), F.relu(k_BLNK), v_BLNV)
+        q, k, v = (rearrange(head.float(), "b l n k -> (b n) l k") for head in heads)
+        kv = torch.bmm(k.transpose(1, 2), v)
+        k_sum = k.sum(dim=1).unsqueeze(-1)
+        out = torch.bmm(q, kv) / (torch.bmm(q, k_sum) + eps)
+    return rearrange(out, "(b n) l v -> b l n v", n=q_BLNK.shape[2]).to(dtype)

@@ -82,7 +82,7 @@ def load_lpips(cache: Path) -> LPIPS:
     net = LPIPS()
     net.load_state_dict(load_file(cache))
     net.requires_grad_(False).eval()
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class _ArraysOnly(pickle.Unpickler):

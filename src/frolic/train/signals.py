@@ -30,7 +30,7 @@ class StopRequest:
     ) -> None:
         self._restore()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._restore()
 

@@ -27,24 +27,23 @@ _ATTENTION_EPS = 1e-15
 class SanaContext:
     """All that the blocks need of the text, computed once a request.
 
-    ``kv`` holds per block the cross attention's keys and values, each ``[B, N, S, K]``; ``mask`` is ``[B, S]``.
+    ``kv`` holds per block what its cross attention reads: keys and values, each ``[B, N, S, K]``, or, folded, the
+    three tensors of ``CrossAttention.fold``; ``mask`` is ``[B, S]``.
     """
 
-    kv: tuple[tuple[Tensor, Tensor], ...]
+    kv: tuple[tuple[Tensor, ...], ...]
     mask: Tensor
 
     @staticmethod
     def cat(parts: Sequence[SanaContext]) -> SanaContext:
         """Stack contexts of equal text length along the batch."""
-        kv = tuple(
-            (torch.cat([k for k, _ in pairs]), torch.cat([v for _, v in pairs]))
-            for pairs in zip(*(part.kv for part in parts), strict=True)
-        )
+        blocks = zip(*(part.kv for part in parts), strict=True)
+        kv = tuple(tuple(torch.cat(tensors) for tensors in zip(*block, strict=True)) for block in blocks)
         return SanaContext(kv, torch.cat([part.mask for part in parts]))
 
     def rows(self, index: Tensor) -> SanaContext:
         """The samples that ``index`` [B'] names, in its order (repeats allowed)."""
-        return SanaContext(tuple((k[index], v[index]) for k, v in self.kv), self.mask[index])
+        return SanaContext(tuple(tuple(tensor[index] for tensor in block) for block in self.kv), self.mask[index])
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,21 @@ class LinearSelfAttention(nn.Module):
         super().__init__()
         width = config.width
         self.heads = config.heads
+        self.normed = config.qk_norm
         self.qkv = nn.Linear(width, 3 * width, bias=config.attention_bias)
         self.out = nn.Linear(width, width)
         self.norm_q = RMSNorm(width, eps=1e-5) if config.qk_norm else nn.Identity()
         self.norm_k = RMSNorm(width, eps=1e-5) if config.qk_norm else nn.Identity()
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        q, k, v = self.qkv(x_BLD).chunk(3, dim=-1)
-        heads = [rearrange(t, "b l (n k) -> b l n k", n=self.heads) for t in (self.norm_q(q), self.norm_k(k), v)]
-        out = relu_linear_attention(*heads, eps=_ATTENTION_EPS).flatten(2)
+        qkv = self.qkv(x_BLD)
+        if self.normed:
+            q, k, v = qkv.chunk(3, dim=-1)
+            qkv = torch.cat([self.norm_q(q), self.norm_k(k), v], dim=-1)
+        # One copy makes every head of all three contiguous; what follows only looks at it in other orders.
+        by_head = rearrange(qkv, "b l (three n k) -> three b n l k", three=3, n=self.heads).contiguous()
+        q, k, v = by_head.transpose(2, 3)
+        out = relu_linear_attention(q, k, v, eps=_ATTENTION_EPS).flatten(2)
         if out.dtype == torch.float16:
             out = out.clamp(-65504, 65504)
         return self.out(out)
@@ -99,9 +104,35 @@ class CrossAttention(nn.Module):
         k, v = self.kv(text_BSD).chunk(2, dim=-1)
         return self._split(self.norm_k(k)), self._split(v)
 
-    def forward(self, x_BLD: Tensor, kv: tuple[Tensor, Tensor], mask_BS: Tensor) -> Tensor:
+    def can_fold(self, tokens: int) -> bool:
+        """Whether folding is exact and pays: the text is short and nothing stands between the products. A linear that
+        was replaced, by an adapter or a quantized one, is called as it is."""
+        plain = type(self.q) is nn.Linear and type(self.out) is nn.Linear and isinstance(self.norm_q, nn.Identity)
+        return plain and 2 * self.heads * tokens <= self.q.in_features
+
+    def fold(self, k_BNSK: Tensor, v_BNSK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys times the query projection ``[B, D, N S]``, with their bias ``[B, 1, N S]``, and values times the
+        output projection ``[B, N S, D]``: with fewer than D head-tokens, two products per image token are spared."""
+        heads = k_BNSK.shape[-1]
+        q_NKD, q_bias_NK1 = self.q.weight.unflatten(0, (-1, heads)), self.q.bias.view(-1, heads, 1)
+        out_NKD = rearrange(self.out.weight, "d (n k) -> n k d", n=self.heads)
+        scaled = k_BNSK * heads**-0.5
+        keys = rearrange(scaled @ q_NKD, "b n s d -> b d (n s)").contiguous()
+        bias = rearrange(scaled @ q_bias_NK1, "b n s one -> b one (n s)")
+        return keys, bias, (v_BNSK @ out_NKD).flatten(1, 2)
+
+    def _forward_folded(self, x_BLD: Tensor, kv: tuple[Tensor, ...], mask_BS: Tensor) -> Tensor:
+        keys_BDX, bias_B1X, values_BXD = kv
+        logits = torch.baddbmm(bias_B1X, x_BLD, keys_BDX).unflatten(-1, (self.heads, -1))
+        weights = logits.masked_fill(~mask_BS[:, None, None, :], -torch.inf).softmax(dim=-1)
+        return torch.baddbmm(self.out.bias, weights.flatten(2), values_BXD)
+
+    def forward(self, x_BLD: Tensor, kv: tuple[Tensor, ...], mask_BS: Tensor) -> Tensor:
+        if len(kv) == 3:
+            return self._forward_folded(x_BLD, kv, mask_BS)
+        k, v = kv
         q = self._split(self.norm_q(self.q(x_BLD)))
-        out = softmax_attention(q, *kv, mask_BS[:, None, None, :])
+        out = softmax_attention(q, k, v, mask_BS[:, None, None, :])
         return self.out(rearrange(out, "b n l k -> b l (n k)"))
 
 
@@ -175,11 +206,17 @@ class SanaTransformer(nn.Module):
         self.table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.out = nn.Linear(width, patch * patch * config.out_channels)
 
-    def context(self, text_BSE: Tensor, mask_BS: Tensor) -> SanaContext:
-        """Project the text for every block. ``mask`` is True where a token is real; each row needs at least one."""
+    def context(self, text_BSE: Tensor, mask_BS: Tensor, *, fold: bool = True) -> SanaContext:
+        """Project the text for every block. ``mask`` is True where a token is real; each row needs at least one.
+
+        ``fold`` spares work at every step that follows where the text is short; for a single step it costs more.
+        """
         text_BSD = self.caption(text_BSE)
-        kv = tuple(block.cross.project(text_BSD) for block in self._blocks())
-        return SanaContext(kv, mask_BS.bool())
+        kv: list[tuple[Tensor, ...]] = []
+        for block in self._blocks():
+            k, v = block.cross.project(text_BSD)
+            kv.append(block.cross.fold(k, v) if fold and block.cross.can_fold(k.shape[2]) else (k, v))
+        return SanaContext(tuple(kv), mask_BS.bool())
 
     def embed(self, x_BCHW: Tensor, t_B: Tensor, context: SanaContext) -> SanaState:
         """Latents and timesteps (0 to 1000, times the config's ``timestep_scale``) to the first block's state."""
@@ -204,7 +241,7 @@ class SanaTransformer(nn.Module):
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, text_BSE: Tensor, mask_BS: Tensor) -> Tensor:
         """``context`` and ``denoise`` in one: what training calls."""
-        return self.denoise(x_BCHW, t_B, self.context(text_BSE, mask_BS))
+        return self.denoise(x_BCHW, t_B, self.context(text_BSE, mask_BS, fold=False))
 
     def _blocks(self) -> list[SanaBlock]:
         blocks = list(self.blocks)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import frolic
-from tests.tiny import LATENTS, MAX_TOKENS, STRIDE, write_tiny_folder
+from tiny import LATENTS, MAX_TOKENS, STRIDE, write_tiny_folder
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
