@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from frolic.config import Recipe
 from frolic.errors import NumericsError, ResourceError
 from frolic.train.batches import batches
+from frolic.train.device import resolve_device
 from frolic.train.ema import Ema
 from frolic.train.jobs import Job
 from frolic.train.metrics import Means, Sink, open_sinks
@@ -262,13 +263,6 @@ class Trainer:
         with torch.no_grad():
             write_export(self.job.export, self._final_modules(), target)
         return target
-
-
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is the GPU where one works, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def compile_parts(modules: Mapping[str, nn.Module]) -> None:

@@ -5,6 +5,7 @@ B batch, C latent channels, S tokens, E text width, P side of a picture.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from frolic.config import Recipe, Section
 from frolic.data.cached import LatentSet, Variants, captioned, encode_variants
+from frolic.data.compose import PALETTE
 from frolic.data.starter.fetch import home
 from frolic.io.safetensors import fingerprint
 from frolic.io.tokenizer import Tokenizer
@@ -21,6 +23,7 @@ from frolic.sampling.guidance import cfg
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.prediction import flow
 from frolic.sampling.solvers import SAMPLERS
+from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.flow import Flow, FlowSettings
 from frolic.train.tasks.cache import cached
@@ -79,15 +82,16 @@ def build(recipe: Recipe) -> Job:
     config = spec.configure(model.config)
     torch.manual_seed(recipe.trainer.seed)
     transformer = spec.build(config)
-    start_as_identity(transformer)
+    start_small(transformer)
+    device = resolve_device(recipe.trainer.device)
     autoencoder, texts = Path(data.autoencoder).expanduser(), Path(data.text).expanduser()
     vae: Any
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
-    encode = text_encoder(model.family, texts, settings.tokens)
+    encode = text_encoder(model.family, texts, settings.tokens, device)
     sprites, concepts = open_pack(data.pack)
     source = captioned(
         concepts,
-        _latents(data, sprites, vae, autoencoder),
+        _latents(data, sprites, vae.to(device), autoencoder, device),
         encode,
         everyday_weight=data.everyday_weight,
         plain_share=data.plain_share,
@@ -99,8 +103,7 @@ def build(recipe: Recipe) -> Job:
 
     def draw(net: nn.Module) -> Tensor:
         shape = (vae_config.latent_channels, data.side // vae_config.stride, data.side // vae_config.stride)
-        latents = sample(net, encode, settings, shape)
-        pixels: Tensor = vae.decode(latents / vae_config.scaling_factor)
+        pixels: Tensor = vae.decode(sample(net, encode, settings, shape) / vae_config.scaling_factor)
         return pixels.float()
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
@@ -115,8 +118,8 @@ def build(recipe: Recipe) -> Job:
     )
 
 
-def start_as_identity(transformer: Any) -> None:
-    """Zero what writes to the residual stream last, so that a new model begins as a plain projection of its input."""
+def start_small(transformer: Any) -> None:
+    """Let blocks begin with a small part in the residual stream, and the model with zero, the mean velocity."""
     with torch.no_grad():
         for block in transformer.blocks:
             for layer in (block.attn.out, block.cross.out):
@@ -127,30 +130,36 @@ def start_as_identity(transformer: Any) -> None:
         transformer.out.bias.zero_()
 
 
-def text_encoder(family: str, folder: Path, tokens: int) -> Callable[[Sequence[str]], tuple[Tensor, Tensor]]:
-    """A function from prompts to states [B, S, E] and their mask [B, S], from an exported text encoder."""
+def text_encoder(
+    family: str, folder: Path, tokens: int, device: torch.device
+) -> Callable[[Sequence[str]], tuple[Tensor, Tensor]]:
+    """A function from prompts to states [B, S, E] and their mask [B, S], both on the CPU, from an exported text
+    encoder that computes on ``device``."""
     _, encoder = read_component(family, "text_encoder", folder / "text_encoder")
+    encoder.to(device)
     tokenizer = Tokenizer(folder / "tokenizer" / "tokenizer.json")
 
     def encode(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = tokenizer.encode(prompts, tokens)
         with torch.no_grad():
-            return encoder(ids, mask), mask
+            return encoder(ids.to(device), mask.to(device)).cpu(), mask
 
     return encode
 
 
-def _latents(data: Data, sprites: Tensor, vae: Any, folder: Path) -> LatentSet:
+def _latents(data: Data, sprites: Tensor, vae: Any, folder: Path, device: torch.device) -> LatentSet:
     variants = Variants(data.variants_plain, data.variants_coloured)
     weights = next((folder / "vae").glob("*.safetensors"))
     cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
     vae.to(memory_format=torch.channels_last)
 
     def encode(pixels: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            return vae.encode(pixels.contiguous(memory_format=torch.channels_last)).float()
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            z: Tensor = vae.encode(pixels.to(device).contiguous(memory_format=torch.channels_last))
+            return z.float().cpu()
 
-    key = [fingerprint([weights]), str(variants), str(data.side), str(tuple(sprites.shape)), str(int(sprites.sum()))]
+    drawn = hashlib.sha256(sprites.numpy().tobytes()).hexdigest()
+    key = [fingerprint([weights]), drawn, str(variants), str(PALETTE), str(data.side)]
     return LatentSet(**cached(cache, key, lambda: encode_variants(sprites, data.side, variants, encode).tensors()))
 
 
@@ -172,7 +181,7 @@ def sample(
     sigmas = sampler.sigmas(settings.card.steps, settings.shift)
     for step in sampler.solve(cfg(guided, free, settings.card.guidance_scale), x, sigmas):
         x = step.x
-    return x.cpu()
+    return x
 
 
 JOB = JobKind(build, {"job": Settings, "data": Data, "model": ModelSection})

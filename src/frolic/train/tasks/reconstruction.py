@@ -13,6 +13,7 @@ from frolic.config import Recipe, Section
 from frolic.data.compose import render, scatter
 from frolic.data.pictures import ComposedPictures
 from frolic.data.starter.fetch import home
+from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.reconstruction import Reconstruction, ReconstructionWeights
 from frolic.train.perceptual import load_lpips
@@ -52,13 +53,14 @@ def build(recipe: Recipe) -> Job:
     sprites, _ = open_pack(data.pack)
     weights = ReconstructionWeights(settings.moments, settings.noise, settings.perceptual, settings.edges)
     shown = render(sprites, scatter(data.previews, len(sprites), torch.Generator().manual_seed(0)), data.side)
-    lpips = load_lpips(home() / "lpips-vgg16.safetensors") if settings.perceptual else None
+    device = resolve_device(recipe.trainer.device)
+    lpips = load_lpips(home() / "lpips-vgg16.safetensors").to(device) if settings.perceptual else None
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         write_component(spec, "vae", config, modules["vae"], folder / "vae", torch.bfloat16)
 
     return Job(
-        objective=Reconstruction(autoencoder, weights, lpips, shown),
+        objective=Reconstruction(autoencoder, weights, lpips, shown.to(device)),
         source=ComposedPictures(sprites, data.side),
         export=export,
         warm_start=lambda folder: load_weights(spec, config, autoencoder, folder / "vae"),
