@@ -9,7 +9,7 @@ from diffusers import SanaPipeline
 model, settings, prompt, png = sys.argv[1:]
 chosen = json.loads(settings)
 
-pipe = SanaPipeline.from_pretrained(model, dtype=torch.float32)
+pipe = SanaPipeline.from_pretrained(model, dtype=torch.float32).to(chosen["device"])
 pipe.set_progress_bar_config(disable=True)
 picture = pipe(
     prompt,

@@ -94,6 +94,7 @@ def settings(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         "width": int(said.get("width", 128)),
         "max_tokens": int(said.get("max_tokens", 300)),
         "seed": 7,
+        "device": options.device,
     }
 
 
@@ -145,7 +146,7 @@ def _frolic(model: Path, chosen: dict[str, Any], png: Path) -> list[str]:
     return [
         *start,
         *(PROMPT, "-m", str(model), "-o", str(png), "-s", str(chosen["seed"]), "--steps", str(chosen["steps"])),
-        *("--cfg", str(chosen["guidance_scale"]), "--dtype", "float32", "--device", "cpu"),
+        *("--cfg", str(chosen["guidance_scale"]), "--dtype", "float32", "--device", chosen["device"]),
         *("--size", f"{chosen['width']}x{chosen['height']}"),
     ]
 
@@ -160,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="a folder in diffusers' layout [the starter]")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--device", default="cpu", help="for both [cpu]")
     parser.add_argument("--threads", type=int, default=_cores(), help="for both [all cores]")
     parser.add_argument("--pairs", type=int, default=7, help="cold starts of each [7]")
     parser.add_argument("--warm-pairs", type=int, default=5, help="warm processes of each [5]")

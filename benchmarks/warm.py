@@ -25,7 +25,7 @@ def prompts(count: int) -> list[str]:
 def frolic_drawer(model: str, chosen: dict[str, Any]) -> Callable[[str], Any]:
     import frolic
 
-    pipe = frolic.load(model, dtype="float32", device="cpu")
+    pipe = frolic.load(model, dtype="float32", device=chosen["device"])
     fields = {key: chosen[key] for key in ("steps", "guidance_scale", "height", "width", "seed")}
     return lambda prompt: pipe(prompt, **fields).images[0]
 
@@ -34,7 +34,7 @@ def diffusers_drawer(model: str, chosen: dict[str, Any]) -> Callable[[str], Any]
     import torch
     from diffusers import SanaPipeline
 
-    pipe = SanaPipeline.from_pretrained(model, dtype=torch.float32)
+    pipe = SanaPipeline.from_pretrained(model, dtype=torch.float32).to(chosen["device"])
     pipe.set_progress_bar_config(disable=True)
     return lambda prompt: pipe(
         prompt,

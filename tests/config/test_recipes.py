@@ -169,7 +169,7 @@ def test_intervals(text: object, interval: Interval) -> None:
 @pytest.mark.parametrize("environment", ["cpu", "gpu", "ci"])
 def test_shipped_recipes_are_valid_everywhere(environment: str) -> None:
     recipes = list_recipes()
-    assert {"starter/text", "starter/autoencoder", "starter/image"} <= set(recipes)
+    assert {"starter/text", "starter/autoencoder", "starter/decoder", "starter/image"} <= set(recipes)
     for name, description in recipes.items():
         assert description.endswith(".")
         recipe = load_recipe(name, (), environment)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from frolic.config import GroupRule, OptimizerSection, ScheduleSection
-from frolic.errors import ConfigError
+from frolic.errors import CheckpointError, ConfigError
 from frolic.train.ema import Ema
 from frolic.train.muon import Muon, orthogonalise
 from frolic.train.optim import Optimizers, assign, lr_factor
@@ -105,3 +105,20 @@ def test_the_average_warms_up_then_decays() -> None:
     ema.update(1000)
     assert averaged.item() == pytest.approx(1 - 2 / 11 * 0.5)
     assert not averaged.requires_grad and not ema.modules["layer"].training
+
+
+def test_state_of_another_optimizer_is_refused():
+    def optimizers(kind: str) -> Optimizers:
+        return Optimizers({"m.weight": weight}, OptimizerSection(kind=kind, lr=0.1))
+
+    weight = nn.Parameter(torch.ones(4, 4))
+    weight.grad = torch.ones(4, 4)
+    states = {}
+    for kind in ("adamw", "muon"):
+        one = optimizers(kind)
+        one.step(1.0)
+        states[kind] = one.state()
+    optimizers("muon").load(states["muon"])
+    for kind, other in (("adamw", "muon"), ("muon", "adamw")):
+        with pytest.raises(CheckpointError, match="optimizer is another one for 1 parameters"):
+            optimizers(kind).load(states[other])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from frolic.errors import UnsafeFileError
+from frolic.errors import NetworkError, UnsafeFileError
 from frolic.train import perceptual
 from frolic.train.perceptual import LPIPS, load_lpips
 
@@ -34,7 +35,9 @@ def published(seed: int = 0) -> dict:
 def test_weights_are_read_once_and_kept_as_safetensors(tmp_path, monkeypatch):
     tree = published()
     fetched = []
-    monkeypatch.setattr(perceptual, "_fetch", lambda: fetched.append(1) or pickle.dumps(tree))
+    raw = pickle.dumps(tree)
+    monkeypatch.setattr(perceptual, "_SHA256", hashlib.sha256(raw).hexdigest())
+    monkeypatch.setattr(perceptual, "_fetch", lambda: fetched.append(1) or raw)
     first, second = (load_lpips(tmp_path / "deep" / "lpips.safetensors") for _ in range(2))
     assert len(fetched) == 1
     kernel = torch.tensor(tree["VGG16_0"]["Conv_2"]["kernel"])
@@ -57,10 +60,18 @@ def test_a_pickle_that_is_more_than_arrays_is_refused(tmp_path, monkeypatch):
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
-    monkeypatch.setattr(perceptual, "_fetch", lambda: pickle.dumps({"VGG16_0": Evil()}))
+    raw = pickle.dumps({"VGG16_0": Evil()})
+    monkeypatch.setattr(perceptual, "_SHA256", hashlib.sha256(raw).hexdigest())
+    monkeypatch.setattr(perceptual, "_fetch", lambda: raw)
     with pytest.raises(UnsafeFileError, match="system"):
         load_lpips(tmp_path / "lpips.safetensors")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "lpips.safetensors").exists()
+
+
+def test_other_weights_than_the_pinned_ones_are_not_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(perceptual, "_fetch", lambda: b"anything")
+    with pytest.raises(NetworkError, match="not the pinned ones"):
+        load_lpips(tmp_path / "lpips.safetensors")
 
 
 def test_features_have_unit_length():

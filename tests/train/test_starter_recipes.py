@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ import frolic
 from frolic.config import load_recipe
 from frolic.data.starter.concepts import Concept
 from frolic.data.starter.pack import SIDE, write
+from frolic.errors import ConfigError
+from frolic.io.safetensors import load
 from frolic.train.jobs import built_in
-from frolic.train.tasks import distillation
+from frolic.train.perceptual import LPIPS
+from frolic.train.tasks import distillation, flow, reconstruction
 from frolic.train.trainer import Trainer
 
 NAMES = ("cup", "hat", "kite")
@@ -48,7 +52,7 @@ def pack(tmp_path) -> Path:
 def train(name: str, root: Path, pack: Path, *more: str) -> Path:
     jobs = built_in()
     common = [f"output.folder={root}", f"data.pack={pack}", "trainer.steps=2", "trainer.device=cpu"]
-    recipe = load_recipe(name, [*TINY[name], *common, *more], environment="ci", jobs=jobs)
+    recipe = load_recipe(name, [*TINY.get(name, []), *common, *more], environment="ci", jobs=jobs)
     outcome = Trainer(recipe, jobs.build(recipe)).run()
     assert outcome.step == 2 and outcome.export is not None
     return outcome.export
@@ -63,14 +67,34 @@ def test_from_sprites_to_a_model_that_draws(tmp_path, pack, monkeypatch):
     monkeypatch.setattr(distillation, "embed", embed)
     cache = f"data.cache={tmp_path / 'cache'}"
     text = train("starter/text", tmp_path / "text", pack, cache)
-    autoencoder = train("starter/autoencoder", tmp_path / "autoencoder", pack)
+    encoder = train("starter/autoencoder", tmp_path / "autoencoder", pack)
+    monkeypatch.setattr(reconstruction, "load_lpips", lambda cache: LPIPS())
+    autoencoder = train(
+        "starter/decoder", tmp_path / "decoder", pack, *TINY["starter/autoencoder"],
+        f"vars.autoencoder={tmp_path / 'autoencoder'}",
+    )  # fmt: skip
+    before, after = (load(folder / "vae" / "diffusion_pytorch_model.safetensors") for folder in (encoder, autoencoder))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}, "latents stay as they are"
     folder = train(
         "starter/image", tmp_path / "image", pack, cache, f"vars.autoencoder={autoencoder}", f"vars.text={text}"
     )
     result = frolic.load(folder)("a cup on a blue background", seed=1)
     assert result.images[0].size == (32, 32)
     assert result.model.name == "starter"
-    # Cached latents are reused by a second run, which reads them instead of the sprites' autoencoder.
-    cached = sorted((tmp_path / "cache").glob("*.safetensors"))
-    train("starter/image", tmp_path / "again", pack, cache, f"vars.autoencoder={autoencoder}", f"vars.text={text}")
-    assert sorted((tmp_path / "cache").glob("*.safetensors")) == cached
+
+    def refuse(*_):
+        raise AssertionError("cached latents are not encoded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "encode_variants", refuse)
+        train("starter/image", tmp_path / "again", pack, cache, f"vars.autoencoder={autoencoder}", f"vars.text={text}")
+
+    # Another autoencoder at the same path means other latents: the run must not go on with, or export, the mixture.
+    shutil.rmtree(tmp_path / "decoder" / "checkpoints")
+    train(
+        "starter/decoder", tmp_path / "decoder", pack, *TINY["starter/autoencoder"],
+        f"vars.autoencoder={tmp_path / 'autoencoder'}", "trainer.seed=5",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="another autoencoder"):
+        train("starter/image", tmp_path / "image", pack, cache, f"vars.autoencoder={autoencoder}", f"vars.text={text}")

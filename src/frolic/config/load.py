@@ -70,7 +70,8 @@ def load_recipe(
     choices: list[str | None] = [chosen, *(other for other in overlays if other != chosen)]
     for choice in choices:
         layered = merge(tree, overlays[choice]) if choice is not None else tree
-        checked = _finish(name, layered, overrides, jobs, problems)
+        # Overrides are meant for the overlay in use; another one need not make sense with them.
+        checked = _finish(name, layered, overrides if choice == chosen else (), jobs, problems)
         recipe = checked if choice == chosen else recipe
     problems.check(f"Recipe {name}")
     assert recipe is not None

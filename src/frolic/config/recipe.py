@@ -146,7 +146,8 @@ class TrainerSection(Section):
     """The loop.
 
     Attributes:
-        batch_size: samples an update; ``accumulation`` splits them into that many passes without changing the batch.
+        batch_size: samples an update; ``accumulation`` splits them into that many passes (terms of
+            a loss that compare samples with each other then see one pass at a time).
         clip: largest gradient norm; 0 is no limit.
         ema: decay of the averaged weights; 0 keeps none. It warms up as ``(1 + step) / (10 + step)``.
         keep: how many checkpoints stay.

@@ -23,6 +23,8 @@ class Job:
 
     Attributes:
         export: writes the finished model, from the (averaged) modules, into an empty folder.
+        inputs: a fingerprint of each thing the run is made from (other models, data), by what to call it; a run
+            cannot be resumed with others.
         warm_start: loads weights from an exported folder into the objective's modules, for ``trainer.init_from``.
     """
 
@@ -30,6 +32,7 @@ class Job:
     source: Source
     export: Callable[[Mapping[str, nn.Module], Path], None] | None = None
     warm_start: Callable[[Path], None] | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

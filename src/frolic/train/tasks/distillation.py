@@ -5,6 +5,7 @@ K sentences, S tokens, E the teacher's width.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from frolic.config import Recipe, Section
 from frolic.data.starter.fetch import home
+from frolic.data.starter.packages import TEXT_TEACHER
 from frolic.data.starter.teacher import WIDTH, embed
 from frolic.data.starter.texts import sentences, train_tokenizer
 from frolic.train.jobs import Job, JobKind
@@ -60,9 +62,9 @@ def build(recipe: Recipe) -> Job:
     texts = sentences(open_pack(data.pack)[1])
     tokenizer = train_tokenizer(texts, config.vocabulary)
     cache = Path(data.cache).expanduser() if data.cache else home()
-    teacher = cached(cache / "teacher", ["minilm", *texts], lambda: {"embeddings": embed(texts, cache / "npm")})[
-        "embeddings"
-    ]
+    teacher = cached(
+        cache / "teacher", [TEXT_TEACHER.integrity, *texts], lambda: {"embeddings": embed(texts, cache / "npm")}
+    )["embeddings"]
     tokenizer.enable_truncation(settings.tokens)
     tokenizer.enable_padding(length=settings.tokens)
     encodings = tokenizer.encode_batch(texts)
@@ -88,6 +90,7 @@ def build(recipe: Recipe) -> Job:
         ),
         export=export,
         warm_start=lambda folder: load_weights(spec, config, encoder, folder / "text_encoder"),
+        inputs={"training set": hashlib.sha256("\0".join(texts).encode()).hexdigest()},
     )
 
 

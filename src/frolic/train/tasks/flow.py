@@ -5,7 +5,6 @@ B batch, C latent channels, S tokens, E text width, P side of a picture.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from frolic.config import Recipe, Section
 from frolic.data.cached import LatentSet, Variants, captioned, encode_variants
 from frolic.data.compose import PALETTE
 from frolic.data.starter.fetch import home
-from frolic.io.safetensors import fingerprint
 from frolic.io.tokenizer import Tokenizer
 from frolic.sampling.guidance import cfg
 from frolic.sampling.noise import sample_noise
@@ -32,7 +30,9 @@ from frolic.train.tasks.component import (
     component_spec,
     load_weights,
     open_pack,
+    pack_mark,
     read_component,
+    weights_mark,
     write_component,
 )
 from frolic.train.tasks.folder import Card, complete
@@ -89,9 +89,14 @@ def build(recipe: Recipe) -> Job:
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
     encode = text_encoder(model.family, texts, settings.tokens, device)
     sprites, concepts = open_pack(data.pack)
+    marks = {
+        "autoencoder": weights_mark(autoencoder / "vae"),
+        "text encoder": weights_mark(texts / "text_encoder"),
+        "training set": pack_mark(sprites, concepts),
+    }
     source = captioned(
         concepts,
-        _latents(data, sprites, vae.to(device), autoencoder, device),
+        _latents(data, sprites, vae.to(device), marks, device),
         encode,
         everyday_weight=data.everyday_weight,
         plain_share=data.plain_share,
@@ -115,6 +120,7 @@ def build(recipe: Recipe) -> Job:
         source=source,
         export=export,
         warm_start=lambda folder: load_weights(spec, config, transformer, folder / "transformer"),
+        inputs=marks,
     )
 
 
@@ -147,9 +153,8 @@ def text_encoder(
     return encode
 
 
-def _latents(data: Data, sprites: Tensor, vae: Any, folder: Path, device: torch.device) -> LatentSet:
+def _latents(data: Data, sprites: Tensor, vae: Any, marks: Mapping[str, str], device: torch.device) -> LatentSet:
     variants = Variants(data.variants_plain, data.variants_coloured)
-    weights = next((folder / "vae").glob("*.safetensors"))
     cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
     vae.to(memory_format=torch.channels_last)
 
@@ -158,8 +163,7 @@ def _latents(data: Data, sprites: Tensor, vae: Any, folder: Path, device: torch.
             z: Tensor = vae.encode(pixels.to(device).contiguous(memory_format=torch.channels_last))
             return z.float().cpu()
 
-    drawn = hashlib.sha256(sprites.numpy().tobytes()).hexdigest()
-    key = [fingerprint([weights]), drawn, str(variants), str(PALETTE), str(data.side)]
+    key = [marks["autoencoder"], marks["training set"], str(variants), str(PALETTE), str(data.side)]
     return LatentSet(**cached(cache, key, lambda: encode_variants(sprites, data.side, variants, encode).tensors()))
 
 
