@@ -16,7 +16,7 @@ from frolic.errors import FileError, NumericsError, RequestError, ResourceError
 from frolic.io.media import read_record
 from frolic.pipeline import Pipeline, Progress, Result
 from frolic.types import Latents
-from tiny import LATENTS, SIZE, STRIDE
+from tiny import LATENTS, MAX_TOKENS, SIZE, STRIDE
 
 PROMPTS = ["a red panda", "a blue bird on a green field", "an orange cat"]
 
@@ -53,6 +53,16 @@ def test_a_picture_does_not_depend_on_its_batch_mates(tiny: Pipeline) -> None:
     for index in range(6):
         alone = tiny(PROMPTS[index // 2], seed=batch.seeds[index], output="tensor").pixels
         assert alone is not None and psnr(batch.pixels[index : index + 1], alone) > 60
+
+
+def test_a_picture_does_not_depend_on_its_batch_mates_in_bfloat16(tiny_folder: Path) -> None:
+    pipe = frolic.load(tiny_folder, dtype="bfloat16", device="cpu")
+    mates = ["two dogs under the moon, an orange cat and a blue bird on a green field", "an orange cat"]
+    batch, other = (pipe(["a red panda", mate], seed=20, output="tensor").pixels for mate in mates)
+    alone = pipe("a red panda", seed=20, output="tensor").pixels
+    assert batch is not None and other is not None and alone is not None
+    assert torch.equal(batch[0], other[0])
+    assert psnr(batch[:1], alone) > 25
 
 
 def test_many_pictures_are_drawn_in_several_batches(tiny: Pipeline) -> None:
@@ -119,9 +129,9 @@ def test_the_text_is_prepared_once_a_request(tiny_folder: Path) -> None:
     pipe.transformer.context = counted("context", pipe.transformer.context)  # type: ignore[method-assign]
     pipe.transformer.denoise = counted("denoise", pipe.transformer.denoise)  # type: ignore[method-assign]
     pipe(["a red panda", "an orange cat"], num_images=2, steps=5, seed=1)
-    assert calls == {"text": 3, "context": 1, "denoise": 5}
+    assert calls == {"text": 3, "context": 3, "denoise": 5}
     pipe("a red panda", steps=5, seed=2)
-    assert calls == {"text": 3, "context": 2, "denoise": 10}
+    assert calls == {"text": 3, "context": 5, "denoise": 10}
 
 
 def test_given_noise_is_used_and_sizes_the_picture(tiny: Pipeline) -> None:
@@ -160,6 +170,13 @@ def test_remarks_are_handed_on(tiny: Pipeline) -> None:
     assert any("this model reads 12; the rest was ignored" in note for note in result.notes)
 
 
+def test_a_negative_prompt_that_is_cut_is_said_where_it_counts(tiny: Pipeline) -> None:
+    long = "a red panda eating ramen under the moon on a green field " * 3
+    notes = tiny("a red panda", seed=1, steps=1, negative_prompt=long).notes
+    assert len(notes) == 1 and notes[0].startswith("the negative prompt has ") and "was ignored" in notes[0]
+    assert tiny("a red panda", seed=1, steps=1, negative_prompt=long, guidance_scale=1.0).notes == []
+
+
 class Spoiled:
     """Stands for a part of the model whose numbers went wrong."""
 
@@ -196,15 +213,48 @@ def test_numbers_that_went_wrong_stop_the_stage(tiny_folder: Path, part: str, va
         pipe("a red panda", seed=1)
 
 
-def test_memory_that_ran_out_is_said(tiny_folder: Path) -> None:
+def test_a_picture_that_is_all_beyond_white_is_flat(tiny_folder: Path) -> None:
     pipe = frolic.load(tiny_folder, device="cpu")
+    decode = pipe.vae.decode
+    pipe.vae.decode = lambda z: decode(z) + 1000  # type: ignore[method-assign]
+    with pytest.raises(NumericsError, match="one flat colour"):
+        pipe("a red panda", seed=1, steps=1)
 
-    def full(z: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("no")
 
-    pipe.vae.decode = full  # type: ignore[method-assign]
+class Full:
+    """Stands for a part of the model that finds no memory."""
+
+    def __init__(self, part: Any, error: Exception) -> None:
+        self.config, self._error = part.config, error
+
+    def decode(self, z: Tensor) -> Tensor:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate")]
+)
+def test_memory_that_ran_out_is_said(tiny_folder: Path, error: Exception) -> None:
+    pipe = frolic.load(tiny_folder, device="cpu")
+    pipe.vae = Full(pipe.vae, error)
     with pytest.raises(ResourceError, match="Memory ran out at 32x32"):
-        pipe("a red panda", seed=1)
+        pipe("a red panda", seed=1, steps=1)
+
+
+def test_memory_that_ran_out_for_the_pictures_is_said(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Tensor) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate")
+
+    monkeypatch.setattr("frolic.pipeline.draw.to_image", full)
+    with pytest.raises(ResourceError, match="Memory ran out at 32x32"):
+        tiny("a red panda", seed=1, steps=1)
+
+
+def test_another_error_of_torch_is_not_called_memory(tiny_folder: Path) -> None:
+    pipe = frolic.load(tiny_folder, device="cpu")
+    pipe.vae = Full(pipe.vae, RuntimeError("a mistake"))
+    with pytest.raises(RuntimeError, match="a mistake"):
+        pipe("a red panda", seed=1, steps=1)
 
 
 def test_gradients_reach_the_latents_through_decode(tiny: Pipeline) -> None:
@@ -227,7 +277,7 @@ def test_a_saved_picture_knows_how_it_was_made(tiny: Pipeline, tmp_path: Path) -
     record = read_record(path)
     assert record == result.record(1)
     assert record["request"]["prompt"] == "an orange cat" and record["request"]["seed"] == 6
-    assert record["batch"] == [1, 2] and len(record["model"]["hash"]) == 64
+    assert record["batch"] == [1, 2, MAX_TOKENS] and len(record["model"]["hash"]) == 64
     assert str(tmp_path) not in json.dumps(record) and "/" not in json.dumps(record)
     with Image.open(path) as image:
         assert image.tobytes() == result.images[1].tobytes()

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import frolic
-from frolic.errors import CheckpointError, ModelNotFoundError, RequestError
+from frolic.errors import CheckpointError, ModelNotFoundError, RequestError, ResourceError
 from frolic.io import safetensors
-from frolic.plan import make_plan
+from frolic.io.safetensors import Entry
+from frolic.plan import _choose_dtype, make_plan
 from tiny import write_tiny_folder
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -45,6 +46,82 @@ def test_half_precision_is_the_checkpoints_own(half_folder: Path) -> None:
         make_plan(half_folder, dtype="float16", device="cpu")
     with pytest.raises(RequestError, match="did you mean 'bfloat16'"):
         make_plan(half_folder, dtype="bfloat", device="cpu")
+
+
+def stored(*kinds: torch.dtype) -> dict[str, dict[str, Entry]]:
+    """One tensor of each of ``kinds``, in a folder of its own; the first is the largest."""
+    return {str(number): {"w": Entry(Path("x"), kind, (9 - number,), 0, 0)} for number, kind in enumerate(kinds)}
+
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+
+@pytest.mark.parametrize(
+    ("kinds", "elsewhere"),
+    [
+        ((F32,), F32),
+        ((BF16,), BF16),
+        ((F16,), F16),
+        ((BF16, F32), BF16),
+        ((F32, BF16), F32),
+        ((BF16, F16), F32),
+        ((F16, torch.int64), F16),
+        ((), F32),
+    ],
+)
+def test_auto_is_what_the_checkpoint_is_mostly_stored_in(kinds: tuple[torch.dtype, ...], elsewhere: object) -> None:
+    assert _choose_dtype("auto", torch.device("cuda"), stored(*kinds)) == elsewhere
+    assert _choose_dtype("auto", torch.device("cpu"), stored(*kinds)) == torch.float32
+
+
+def test_an_unsafe_type_is_refused_with_the_safe_ones() -> None:
+    cpu = torch.device("cpu")
+    assert _choose_dtype("bf16", cpu, stored(F32)) == BF16
+    with pytest.raises(RequestError, match="not safe in float16; use --dtype float32 or bfloat16"):
+        _choose_dtype("float16", cpu, stored(F32))
+    with pytest.raises(RequestError, match=r"not safe in float16; use --dtype float32\."):
+        _choose_dtype("float16", cpu, stored(F16, BF16))
+
+
+@pytest.mark.parametrize(("key", "value"), [("steps", 5000), ("height", 10**6), ("guidance_scale", 1e6)])
+def test_defaults_beyond_a_requests_limits_are_refused(own_folder: Path, key: str, value: float) -> None:
+    path = own_folder / "frolic.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=f"{key} is {value}"):
+        make_plan(own_folder, device="cpu")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("[enforce fail] DefaultCPUAllocator: can't"), MemoryError()])
+@pytest.mark.parametrize("stage", ["build", "read_into"])
+def test_memory_that_ran_out_while_loading_is_said(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, stage: str
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"frolic.assemble.{stage}", full)
+    with pytest.raises(ResourceError, match=r"memory of cpu; use a smaller one\.") as caught:
+        frolic.load(tiny_folder, device="cpu")
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("stage", ["build", "read_into"])
+def test_a_mistake_of_ours_while_loading_is_not_called_memory(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def wrong(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(f"frolic.assemble.{stage}", wrong)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        frolic.load(tiny_folder, device="cpu")
+
+
+def test_settings_that_nothing_can_be_built_from_are_refused(own_folder: Path) -> None:
+    path = own_folder / "vae" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "decoder_block_out_channels": [6, 15, 32]}))
+    with pytest.raises(CheckpointError):
+        frolic.load(own_folder, device="cpu")
 
 
 def test_bfloat16_draws(half_folder: Path) -> None:
@@ -103,12 +180,12 @@ def test_loading_restores_every_weight(tiny_folder: Path) -> None:
 
 
 def test_parts_that_do_not_belong_together_are_refused(own_folder: Path) -> None:
-    for part, key in (("vae", "latent_channels"), ("text_encoder", "hidden_size")):
+    for part, key, value in (("vae", "latent_channels", 16), ("text_encoder", "hidden_size", 64)):
         path = own_folder / part / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), key: 64}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(CheckpointError) as caught:
         make_plan(own_folder, device="cpu")
-    assert "latent channels (1): 64 and 4" in str(caught.value) and "text width (1): 64 and 16" in str(caught.value)
+    assert "latent channels (1): 16 and 4" in str(caught.value) and "text width (1): 64 and 16" in str(caught.value)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(own_folder: Path) -> None:

@@ -52,6 +52,18 @@ def test_prompts_that_are_no_prompts_are_refused(prompt: Any) -> None:
         Request.of(prompt)
 
 
+@pytest.mark.parametrize("prompt", [5, None, b"a cat", 2.5])
+def test_what_is_neither_text_nor_texts_is_refused(prompt: Any) -> None:
+    with pytest.raises(RequestError, match="prompt must be a text or a list of texts"):
+        Request.of(prompt)
+
+
+@pytest.mark.parametrize("prompts", ["a red panda", ["a"], None])
+def test_a_request_says_what_its_own_constructor_takes(prompts: Any) -> None:
+    with pytest.raises(RequestError, match=r"must be a tuple of texts; Request\.of takes"):
+        Request(prompts)
+
+
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(RequestError) as caught:
         Request.of("x", steps=0, guidance_scale=math.nan, seed=-1, width=0)

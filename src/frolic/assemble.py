@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from frolic.errors import CheckpointError, ResourceError
+from frolic.errors import CheckpointError, ResourceError, is_out_of_memory
+from frolic.io.folder import Component
 from frolic.io.problems import Problems
 from frolic.io.safetensors import compare, read_tensors
 from frolic.io.tokenizer import Tokenizer
@@ -37,11 +38,14 @@ def assemble(plan: BuildPlan) -> Pipeline:
             f"The tokenizer of {folder.path} has {tokenizer.vocabulary} tokens but its text encoder {known}; get its "
             "files again."
         )
-    modules = build(plan)
     try:
+        modules = build(plan)
         read_into(plan, modules)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError(f"The model does not fit in the memory of {plan.device}; try --device cpu.") from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        instead = "use a smaller one" if plan.device.type == "cpu" else "try --device cpu"
+        raise ResourceError(f"The model does not fit in the memory of {plan.device}; {instead}.") from error
     parts: dict[str, Any] = dict(modules)
     return Pipeline(
         transformer=parts["transformer"],
@@ -49,7 +53,7 @@ def assemble(plan: BuildPlan) -> Pipeline:
         text_encoder=parts["text_encoder"],
         tokenizer=tokenizer,
         defaults=folder.defaults,
-        card=ModelCard(folder.name, folder.version, folder.family.name, plan.weights),
+        card=ModelCard(folder.name, folder.version, folder.family.name, plan.files),
         device=plan.device,
         dtype=plan.dtype,
         prompt_suffix=folder.prompt_suffix,
@@ -75,18 +79,30 @@ def build(plan: BuildPlan) -> dict[str, nn.Module]:
     """The modules without values, after checking that the files hold exactly their tensors.
 
     Raises:
-        CheckpointError: listing what is missing, unexpected or misshapen.
+        CheckpointError: listing what is missing, unexpected or misshapen, or naming a part whose settings cannot be
+            built.
     """
     modules: dict[str, nn.Module] = {}
     problems = Problems(f"The weights in {plan.folder.path} do not fit the model; get its files again")
     for name, part in plan.folder.components.items():
-        with Unfilled():
-            modules[name] = part.spec.build(part.config)
+        modules[name] = _build_part(plan.folder.path / name, part)
         shapes = {key: tensor.to("meta") for key, tensor in modules[name].state_dict().items()}
         expected = part.spec.keymap(part.config).save(shapes)
         compare(plan.entries[name], expected, problems, where=f"{name}: ")
     problems.raise_any(CheckpointError)
     return modules
+
+
+def _build_part(path: Path, part: Component) -> nn.Module:
+    try:
+        with Unfilled():
+            return part.spec.build(part.config)
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"No model can be built from {path / 'config.json'} ({error}); get the model's files again."
+        ) from error
 
 
 def read_into(plan: BuildPlan, modules: dict[str, nn.Module]) -> None:

@@ -68,6 +68,17 @@ class NetworkError(FrolicError):
     exit_code = 5
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out: Python's own, torch's for an accelerator, and what torch raises
+    where it has no class for it (its CPU allocator, MPS). Asks names, so that nothing here needs torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+_NO_MEMORY = ("DefaultCPUAllocator", "out of memory")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``", did you mean 'x'?"`` for the nearest of ``known``, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

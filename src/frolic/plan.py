@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from frolic.io.folder import ModelFolder, open_folder
 from frolic.io.problems import Problems
 from frolic.io.safetensors import Entry, read_headers, refuse_pickle
 from frolic.models.registry import families
+from frolic.request import Request
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -44,12 +47,17 @@ class BuildPlan:
         """Every file with weights, in a fixed order."""
         return tuple(sorted({entry.file for part in self.entries.values() for entry in part.values()}))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that decides what the model draws, in a fixed order: weights, settings, tokenizer."""
+        return (*self.weights, *self.folder.settings)
+
 
 def make_plan(model: str | Path, *, dtype: str = "auto", device: str = "auto") -> BuildPlan:
     """Decide how to build ``model``: an alias or a folder in diffusers' layout.
 
-    ``dtype``: ``auto`` is float32 on the CPU and the checkpoint's own type elsewhere. ``device``: ``auto``, ``cpu``,
-    ``cuda``, ``cuda:1``, ``mps``.
+    ``dtype``: ``auto`` is float32 on the CPU; elsewhere it is the half-precision type that most of the checkpoint is
+    stored in, or float32. ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Raises:
         ModelNotFoundError: nothing is there.
@@ -60,6 +68,7 @@ def make_plan(model: str | Path, *, dtype: str = "auto", device: str = "auto") -
     chosen_device = choose_device(device)
     folder = open_folder(find_model(model), families())
     _check_parts(folder)
+    _check_defaults(folder)
     entries = {name: read_headers(part.weights) for name, part in folder.components.items()}
     return BuildPlan(folder, entries, _choose_dtype(dtype, chosen_device, entries), chosen_device)
 
@@ -119,6 +128,7 @@ def _check_parts(folder: ModelFolder) -> None:
     transformer, vae, text = (folder.components[name].config for name in ("transformer", "vae", "text_encoder"))
     problems = Problems(f"The parts of the model in {folder.path} do not fit each other; get its files again")
     for what, one, other in (
+        ("colour channels", vae.in_channels, 3),
         ("latent channels", vae.latent_channels, transformer.in_channels),
         ("channels in and out", transformer.in_channels, transformer.out_channels),
         ("text width", text.width, transformer.caption_channels),
@@ -128,18 +138,33 @@ def _check_parts(folder: ModelFolder) -> None:
     problems.raise_any(CheckpointError)
 
 
+def _check_defaults(folder: ModelFolder) -> None:
+    """Refuse defaults that nobody could ask for: the limits are a request's."""
+    defaults = folder.defaults
+    names = ("negative_prompt", "steps", "guidance_scale", "height", "width", "sampler")
+    try:
+        Request.of("", **{name: getattr(defaults, name) for name in names})
+    except RequestError as error:
+        said = str(error).partition(": ")[2].rstrip(".")
+        raise CheckpointError(f"The defaults of the model in {folder.path} cannot be used: {said}.") from error
+
+
 def _choose_dtype(name: str, device: torch.device, entries: Mapping[str, Mapping[str, Entry]]) -> torch.dtype:
-    """The rule is the checkpoint's: half-precision weights are safe in their own kind of half, or in float32."""
-    stored = {entry.dtype for part in entries.values() for entry in part.values()} & {torch.float16, torch.bfloat16}
-    own = stored.pop() if len(stored) == 1 else torch.float32 if stored else torch.bfloat16
+    """Half-precision weights are safe in their own kind of half, or in float32; others in bfloat16, whose range is
+    theirs."""
+    sizes: Counter[torch.dtype] = Counter()
+    for entry in (entry for part in entries.values() for entry in part.values()):
+        if entry.dtype.is_floating_point:
+            sizes[entry.dtype] += math.prod(entry.shape)
+    halves = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in sizes]
+    safe = [torch.float32, *(halves or [torch.bfloat16])] if len(halves) < 2 else [torch.float32]
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else own
+        mostly_half = safe[-1] in halves and 2 * sizes[safe[-1]] >= sizes.total()
+        return safe[-1] if mostly_half and device.type != "cpu" else torch.float32
     known = {**DTYPES, **{short: DTYPES[long] for short, long in _SHORT.items()}}
     if name not in known:
         raise RequestError(f"dtype is {name!r}; give auto, {', '.join(DTYPES)}{nearest(name, known) or '.'}")
-    chosen = known[name]
-    if chosen not in (torch.float32, own):
-        raise RequestError(
-            f"These weights are not safe in {name}; use --dtype float32 or {str(own).removeprefix('torch.')}."
-        )
-    return chosen
+    if known[name] not in safe:
+        use = " or ".join(str(dtype).removeprefix("torch.") for dtype in safe)
+        raise RequestError(f"These weights are not safe in {name}; use --dtype {use}.")
+    return known[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,9 @@ class Request:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        if not isinstance(self.prompts, tuple) or not all(isinstance(p, str) for p in self.prompts):
+        if not isinstance(self.prompts, tuple):
+            problems.append("prompts must be a tuple of texts; Request.of takes one text or a list")
+        elif not all(isinstance(p, str) for p in self.prompts):
             problems.append("prompt must be a text or a list of texts")
         elif not self.prompts:
             problems.append("there is no prompt")
@@ -88,7 +90,8 @@ class Request:
                 raise RequestError(
                     f"A request has no {name!r}{nearest(name, known) or '; it has ' + ', '.join(known)}."
                 )
-        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        one = isinstance(prompt, (str, bytes)) or not isinstance(prompt, Iterable)
+        prompts: Any = (prompt,) if one else tuple(prompt)
         seed = fields.pop("seed", None)
         if isinstance(seed, (list, range)):
             seed = tuple(seed)
@@ -152,7 +155,7 @@ class Request:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _check_integer(problems: list[str], name: str, value: Any, low: int, high: int) -> None:

@@ -104,7 +104,21 @@ def test_quiet_says_nothing(draw: Command) -> None:
 
 def test_a_terminal_gets_a_progress_bar(draw: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert draw("a red panda", "-s", 3).code == 0
+    ran = draw("a red panda", "-s", 3, "--steps", 3, "--size", "30x32")
+    assert ran.code == 0
+    _, *bars, blank, note = ran.err.split("\r")
+    assert [bar.split()[-1] for bar in bars] == ["1/3", "2/3", "3/3"]
+    assert [bar.count("#") for bar in bars] == [10, 20, 30] and all(bar.startswith("drawing ") for bar in bars)
+    assert blank == " " * len(bars[-1]) and note == "30x32 is not a multiple of 4; drawing 32x32.\n"
+    for option in ("--quiet", "--json"):
+        assert draw("a red panda", "-s", 3, option).err == ""
+
+
+def test_a_bar_is_wiped_before_an_error(draw: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("frolic.pipeline.draw.Pipeline._decode_checked", lambda *_: 1 / 0)
+    ran = draw("a red panda", "-s", 3, "--steps", 1)
+    assert ran.code == 1 and ran.err.split("\r")[-1].startswith("frolic failed") and ran.err.split("\r")[-2].isspace()
 
 
 def test_metadata_can_be_left_out(draw: Command) -> None:
@@ -122,6 +136,38 @@ def test_from_a_picture_the_same_pixels_are_drawn(draw: Command) -> None:
         assert pixels(f"a-{index}.png") == pixels(f"again-{index}.png")
         again = {**read_record(Path(f"again-{index}.png"))}
         assert again == read_record(Path(f"a-{index}.png"))
+
+
+LONG = "a red panda eating ramen on a green field under the moon and two dogs " * 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "step", "width", "dtype"),
+    [(8, 32, 8, "float32"), (100, 32, 64, "float32"), (100, 8, 56, "float32"), (100, 8, 56, "bfloat16")],
+)
+def test_from_a_picture_that_had_a_longer_prompt_beside_it(
+    command: Command,
+    own_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    step: int,
+    width: int,
+    dtype: str,
+) -> None:
+    """Up to 8 tokens this model folds its text into its weights. In steps of 8 a short prompt alone would be folded,
+    which it was not beside the long one."""
+    monkeypatch.setattr("frolic.pipeline.draw._TEXT_STEP", step)
+    path = own_folder / "frolic.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_tokens": limit}))
+    Path("prompts.txt").write_text(f"a red panda\n{LONG}\nan orange cat\n")
+    model = ("-m", own_folder, "--device", "cpu")
+    assert command("--prompt-file", "prompts.txt", "-s", 3, "-o", "a.png", *model, "--dtype", dtype).code == 0
+    assert read_record(Path("a-1.png"))["batch"] == [0, 3, width]
+    for index in (1, 2, 3):
+        ran = command("--from", f"a-{index}.png", "-o", f"again-{index}.png", *model)
+        assert ran.code == 0 and ran.err.count("\n") == (limit == 8 and index == 2)
+        assert pixels(f"a-{index}.png") == pixels(f"again-{index}.png")
+        assert read_record(Path(f"again-{index}.png")) == read_record(Path(f"a-{index}.png"))
 
 
 def test_from_a_picture_with_changes(draw: Command) -> None:
@@ -144,11 +190,60 @@ def test_from_a_picture_of_another_model_says_so(draw: Command, command: Command
     assert ran.code == 0 and "not the weights that made other.png" in ran.err
 
 
+def test_from_a_picture_other_weights_of_the_same_name_are_refused(
+    draw: Command, command: Command, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frolic.plan.ALIASES", {"tiny": lambda: tiny_folder})
+    draw("a red panda", "-s", 3, "-o", "a.png")
+    assert command("--from", "a.png", "--device", "cpu", "-o", "same.png").code == 0
+    record = read_record(Path("a.png"))
+    record["model"]["hash"] = "0" * 64
+    Path("other.png").write_bytes(encode_png(Image.open("a.png"), record))
+    ran = command("--from", "other.png", "--device", "cpu", "-o", "b.png")
+    assert ran.code == 2 and not Path("b.png").exists()
+    assert ran.err == (
+        "other.png was made by other weights that are also called 'tiny'; give their folder with --model.\n"
+    )
+    assert draw("--from", "other.png", "-o", "b.png").code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shift": 5.0}, "a.png was made with shift 5.0, not 3.0; it will differ."),
+        ({"device": "cuda"}, "a.png was made with device cuda, not cpu; the pixels may differ slightly."),
+        ({"torch": "1.0"}, "a.png was made with torch 1.0, not "),
+    ],
+)
+def test_from_a_picture_made_otherwise_it_is_said(draw: Command, change: dict[str, Any], said: str) -> None:
+    draw("a red panda", "-s", 3, "-o", "a.png")
+    Path("a.png").write_bytes(encode_png(Image.open("a.png"), {**read_record(Path("a.png")), **change}))
+    ran = draw("--from", "a.png", "-o", "b.png")
+    assert ran.code == 0 and ran.err.startswith(said) and ran.err.count("\n") == 1
+
+
+def test_the_hash_covers_every_file_that_decides_the_picture(own_folder: Path) -> None:
+    from frolic.io.safetensors import fingerprint
+    from frolic.plan import make_plan
+
+    hashes = [fingerprint(make_plan(own_folder, device="cpu").files)]
+    for name in (
+        *("transformer/config.json", "vae/config.json", "text_encoder/config.json", "frolic.json"),
+        *("scheduler/scheduler_config.json", "tokenizer/tokenizer.json"),
+    ):
+        (own_folder / name).write_text((own_folder / name).read_text() + " ")
+        hashes.append(fingerprint(make_plan(own_folder, device="cpu").files))
+    assert len(set(hashes)) == 7
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"batch": [1, 1]},
-        {"batch": [0, 10**9]},
+        {"batch": [0, 1]},
+        {"batch": [0, 1, 0]},
+        {"batch": [0, 1, "12"]},
+        {"batch": [1, 1, 12]},
+        {"batch": [0, 10**9, 12]},
         {"batch": "x"},
         {"dtype": 3},
         {"model": {"name": "x", "hash": None}},
@@ -169,7 +264,7 @@ def test_from_a_record_that_makes_no_sense(draw: Command, change: dict[str, Any]
     assert ran.code == 3 and "odd.png" in ran.err and ran.err.count("\n") == 1 and not Path("b.png").exists()
 
 
-def test_a_prompt_may_start_with_a_dash(draw: Command) -> None:
-    assert draw("-s", 1, "-o", "a.png", "--from", "none.png").code == 3
-    ran = draw("-q", "-s", 1, "-o", "a.png", "x")
-    assert ran.code == 0
+def test_a_prompt_may_start_with_a_dash(command: Command, tiny_folder: Path) -> None:
+    ran = command("-m", tiny_folder, "--device", "cpu", "-s", 1, "-o", "a.png", "--", "-cat", "--json")
+    assert (ran.code, ran.out) == (0, "a.png  seed 1\n")
+    assert read_record(Path("a.png"))["request"]["prompt"] == "-cat --json"

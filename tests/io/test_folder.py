@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from frolic.errors import CheckpointError, ModelNotFoundError, UnsafeFileError
 from frolic.io.folder import open_folder
 from frolic.models.registry import families
+from frolic.plan import make_plan
+from tiny import OWN
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -86,6 +89,25 @@ def test_settings_of_the_wrong_kind_are_refused(own_folder: Path, value: object)
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": value}))
     with pytest.raises(CheckpointError):
         open_folder(own_folder, families())
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        *(("frolic.json", key) for key in OWN),
+        ("model_index.json", "_class_name"),
+        ("model_index.json", "vae"),
+        ("scheduler/scheduler_config.json", "_class_name"),
+        ("scheduler/scheduler_config.json", "flow_shift"),
+        ("scheduler/scheduler_config.json", "algorithm_type"),
+    ],
+)
+def test_no_value_of_any_setting_ends_in_another_error(own_folder: Path, file: str, key: str) -> None:
+    whole = json.loads((own_folder / file).read_text())
+    for value in ([], {}, None, -1, 10**400, math.nan):
+        (own_folder / file).write_text(json.dumps({**whole, key: value}))
+        with pytest.raises(CheckpointError):
+            make_plan(own_folder, device="cpu")
 
 
 def test_what_is_not_a_model_folder_is_refused(tmp_path: Path) -> None:

@@ -127,6 +127,31 @@ def test_a_torch_file_is_refused_whatever_its_name(tmp_path: Path) -> None:
             st.load(path)
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 19280, 19280 + 65536])
+def test_a_header_whose_length_looks_like_a_pickles_mark_is_read(tmp_path: Path, length: int) -> None:
+    text = json.dumps({"w": one()}).encode().ljust(length)
+    (tmp_path / "x.safetensors").write_bytes(raw(text, bytes(8)))
+    assert torch.equal(st.load(tmp_path / "x.safetensors")["w"], torch.zeros(2))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_of_pickle_is_refused(tmp_path: Path, protocol: int) -> None:
+    for number, value in enumerate(({}, {"w": [1.0] * 99}, "{" * 50, Bomb())):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(pickle.dumps(value, protocol))
+        with pytest.raises((UnsafeFileError, CheckpointError)) as caught:
+            st.load(path)
+        assert isinstance(caught.value, UnsafeFileError) or number == 2
+
+
+def test_weights_that_a_narrower_type_cannot_hold_are_told_from_broken_ones(tmp_path: Path) -> None:
+    st.save({"big": torch.full((3,), 1e6), "bad": torch.full((3,), torch.nan)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        st.load(tmp_path / "x.safetensors", dtype=torch.float16)
+    assert "too large for float16, use --dtype float32 (1): big" in str(caught.value)
+    assert "not finite (1): bad" in str(caught.value)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, bad: float, dtype: torch.dtype) -> None:

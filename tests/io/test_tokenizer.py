@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,12 @@ def test_what_is_not_a_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="not a readable tokenizer"):
         Tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_the_vocabulary_reaches_to_the_largest_id(tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path) -> None:
+    raw = json.loads((tiny_folder / "tokenizer/tokenizer.json").read_text())
+    size = tokenizer.vocabulary
+    assert size == 1 + max(raw["model"]["vocab"].values())
+    raw["model"]["vocab"]["zz"] = 499
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    assert Tokenizer(tmp_path / "tokenizer.json").vocabulary == 500

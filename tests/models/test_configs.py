@@ -55,3 +55,51 @@ def test_what_cannot_be_honoured_is_refused(kind, entry, said):
 def test_the_published_autoencoder_has_stride_32():
     config = DCAEConfig()
     assert (config.stride, config.latent_channels) == (32, 32)
+
+
+WRONG = [{"a": 1}, [[]], -1, 0, 1.5, "8", True, None, float("nan"), float("inf"), 10**400, [0], []]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: type(c).__name__)
+def test_no_value_of_any_entry_ends_in_another_error(config):
+    """Whatever stands there, it is understood or it is refused as what it is."""
+    refused = 0
+    for key in config.to_json().keys() | {"rope_theta", "rope_scaling"}:
+        for value in WRONG:
+            try:
+                type(config).from_json({**config.to_json(), key: value})
+            except CheckpointError as error:
+                refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 600
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "said"),
+    [
+        (SanaConfig, {"num_layers": "8"}, "num_layers is '8', it must be a whole number, 1 to 1024"),
+        (SanaConfig, {"num_layers": 10**9}, "num_layers is 1000000000"),
+        (SanaConfig, {"in_channels": None}, "in_channels is None"),
+        (SanaConfig, {"timestep_scale": "x"}, "timestep_scale is 'x', it must be a number above 0"),
+        (SanaConfig, {"attention_bias": 1}, "attention_bias is 1, it must be true or false"),
+        (SanaConfig, {"mlp_ratio": 1e9}, "no feed-forward has that width"),
+        (DCAEConfig, {"latent_channels": 0}, "latent_channels is 0"),
+        (DCAEConfig, {"latent_channels": 33}, "1024 channels do not divide into 33 latents"),
+        (DCAEConfig, {"scaling_factor": "x"}, "scaling_factor is 'x'"),
+        (DCAEConfig, {"encoder_block_out_channels": []}, "there are 0 stages"),
+        (DCAEConfig, {"decoder_norm_types": [[]]}, "decoder_norm_types is [[]]"),
+        (DCAEConfig, {"encoder_layers_per_block": [2, 2, 0, 3, 3, 3]}, "a stage after the first one has no layers"),
+        (
+            DCAEConfig,
+            {"attention_head_dim": 2048, "encoder_block_types": "EfficientViTBlock"},
+            "narrower than one head",
+        ),
+        (Gemma2Config, {"rope_parameters": [1]}, "rope_parameters is [1], it must be an object or null"),
+        (Gemma2Config, {"rope_parameters": {"rope_theta": "x"}}, "rope_theta is 'x'"),
+        (Gemma2Config, {"num_key_value_heads": 3}, "a multiple of the last"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_said(kind, entry, said):
+    with pytest.raises(CheckpointError) as refused:
+        kind.from_json(entry)
+    assert said in str(refused.value)

@@ -101,9 +101,12 @@ def run(arguments: Sequence[str]) -> None:
     places = _places(options.output, request, pictures, options.force)
     with Report(as_json=options.json, quiet=options.quiet) as report:
         pipeline = _load(model or "starter", dtype or "auto", device or "auto")
-        for note in () if replay is None else replay.differences(pipeline):
-            report.note(note)
-        result = _draw(pipeline, request, pictures, report)
+        if replay is not None:
+            if options.model is None:
+                replay.check_weights(pipeline)
+            for note in replay.differences(pipeline):
+                report.note(note)
+        result = _draw(pipeline, request, pictures, report, 0 if replay is None or kept is None else replay.tokens)
         for index, place in zip(pictures, places, strict=True):
             path = _write(result, index, place, options)
             report.image(path, result.seeds[index], result.request.prompt_of(index))
@@ -123,11 +126,11 @@ def _load(model: str, dtype: str, device: str) -> Pipeline:
         gc.enable()
 
 
-def _draw(pipeline: Pipeline, request: Request, pictures: range, report: Report) -> Result:
+def _draw(pipeline: Pipeline, request: Request, pictures: range, report: Report, tokens: int) -> Result:
     from frolic.pipeline import Progress
 
     report.event("start", model=pipeline.card.name, seeds=[request.seeds[index] for index in pictures])
-    for event in pipeline.stream(request):
+    for event in pipeline.stream(request, tokens=tokens):
         if isinstance(event, Progress):
             report.step(event.index, event.total)
         else:

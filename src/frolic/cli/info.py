@@ -66,7 +66,7 @@ def _model(target: str) -> dict[str, Any]:
         "shift": defaults.shift,
         "max_tokens": defaults.max_tokens,
         "components": {name: _summary(entries) for name, entries in plan.entries.items()},
-        "hash": fingerprint(plan.weights),
+        "hash": fingerprint(plan.files),
     }
 
 

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from frolic import __version__
-from frolic.errors import FrolicError, RequestError
+from frolic.errors import FrolicError, RequestError, is_out_of_memory
 
 COMMANDS = {
     "generate": "frolic.cli.generate",
@@ -123,7 +123,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{getattr(error, 'format_message', error.__str__)().rstrip('.')}; see frolic --help.", 2
     if "Abort" in kinds:
         return "Interrupted.", INTERRUPTED
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "Memory ran out; ask for a smaller size or fewer pictures at a time.", 4
     if isinstance(error, OSError):
         code = 4 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM) else 3

@@ -27,6 +27,7 @@ class Replay:
     device: str
     row: int
     size: int
+    tokens: int
 
     @classmethod
     def read(cls, path: str) -> Self:
@@ -37,10 +38,10 @@ class Replay:
         """
         record = read_record(Path(path))
         try:
-            row, size = record["batch"]
+            row, size, tokens = record["batch"]
             wanted = record["request"]
             Request.of(str(wanted["prompt"]), **{name: wanted[name] for name in _FIELDS[1:]})
-            whole = type(row) is int and type(size) is int and 0 <= row < size <= _MAX_BATCH
+            whole = all(type(n) is int for n in (row, size, tokens)) and 0 <= row < size <= _MAX_BATCH and tokens > 0
             texts = [record["dtype"], record["device"], record["model"]["name"], record["model"]["hash"]]
         except (KeyError, TypeError, ValueError, RequestError):
             whole, texts = False, []
@@ -49,7 +50,7 @@ class Replay:
         if record.get("noise") != "seed":
             raise FileError(f"{path} was drawn from noise that it does not hold; it cannot be drawn again.")
         # Only the CPU is on every machine.
-        return cls(path, record, texts[0], "cpu" if texts[1] == "cpu" else "auto", row, size)
+        return cls(path, record, texts[0], "cpu" if texts[1] == "cpu" else "auto", row, size, tokens)
 
     def model(self) -> str:
         """The model's name, if it is one that every frolic knows.
@@ -67,8 +68,8 @@ class Replay:
     def request(self, prompts: tuple[str, ...], changes: dict[str, Any]) -> tuple[Request, int | None]:
         """The request, and which of its pictures is the one wanted (None: all).
 
-        Unchanged, the picture takes its old place in a batch of the old size: arithmetic rounds differently in
-        batches of different sizes, and the pixels should be the same ones.
+        Unchanged, the picture takes its old place in a batch of the old size, and ``tokens`` is the width its text had:
+        arithmetic rounds differently at different sizes, and the pixels should be the same ones.
         """
         kept = {name: self.record["request"][name] for name in _FIELDS}
         changed = {name: value for name, value in changes.items() if value is not None}
@@ -78,6 +79,18 @@ class Replay:
         asked = {**kept, **changed}
         return Request.of(prompts or asked.pop("prompt"), **{k: v for k, v in asked.items() if k != "prompt"}), None
 
+    def check_weights(self, pipeline: Pipeline) -> None:
+        """Refuse a model that was found by the record's name but is another one.
+
+        Raises:
+            RequestError: it is.
+        """
+        if pipeline.card.hash != self.record["model"]["hash"]:
+            name = pipeline.card.name
+            raise RequestError(
+                f"{self.path} was made by other weights that are also called {name!r}; give their folder with --model."
+            )
+
     def differences(self, pipeline: Pipeline) -> list[str]:
         """Why the pixels may come out otherwise than they did."""
         import torch
@@ -85,6 +98,13 @@ class Replay:
         notes = []
         if pipeline.card.hash != self.record["model"]["hash"]:
             notes.append(f"These are not the weights that made {self.path}; the picture will differ.")
-        if torch.__version__ != self.record.get("torch"):
-            notes.append(f"{self.path} was made with torch {self.record.get('torch')}; the pixels may differ slightly.")
+        if (shift := self.record.get("shift")) != pipeline.defaults.shift:
+            notes.append(f"{self.path} was made with shift {shift}, not {pipeline.defaults.shift}; it will differ.")
+        for what, now in (
+            ("dtype", str(pipeline.dtype).removeprefix("torch.")),
+            ("device", pipeline.device.type),
+            ("torch", torch.__version__),
+        ):
+            if (then := self.record.get(what)) != now:
+                notes.append(f"{self.path} was made with {what} {then}, not {now}; the pixels may differ slightly.")
         return notes

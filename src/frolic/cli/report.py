@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+_BAR = 30
+
 
 class Report:
     """Lines for people go to standard output when they are results and to standard error when they are remarks."""
@@ -15,8 +17,7 @@ class Report:
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar = ""
 
     def __enter__(self) -> Self:
         return self
@@ -33,6 +34,7 @@ class Report:
 
     def note(self, text: str) -> None:
         """Something the user should know."""
+        self._close()
         self.event("note", message=text)
         if not (self.as_json or self.quiet):
             _line(sys.stderr, text)
@@ -42,15 +44,11 @@ class Report:
         self.event("step", step=index + 1, total=total)
         if self.as_json or self.quiet or not sys.stderr.isatty():
             return
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("drawing", total=total)
-        self._bar.update(self._task, completed=index + 1)
+        # By hand: the libraries that draw bars take longer to import than the starter takes to draw.
+        full = _BAR * (index + 1) // total
+        self._bar = f"drawing {'#' * full}{'.' * (_BAR - full)} {index + 1}/{total}"
+        sys.stderr.write(f"\r{self._bar}")
+        sys.stderr.flush()
 
     def image(self, path: Path, seed: int, prompt: str) -> None:
         """A picture was written."""
@@ -60,9 +58,11 @@ class Report:
             _line(sys.stdout, f"{path}  seed {seed}")
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Wipe the bar, so that what is written next has the line for itself."""
+        if self._bar:
+            sys.stderr.write(f"\r{' ' * len(self._bar)}\r")
+            sys.stderr.flush()
+            self._bar = ""
 
 
 def _line(stream: TextIO, text: str) -> None:

@@ -16,6 +16,7 @@ from frolic.io.safetensors import find_weights, refuse_pickle
 from frolic.spec import ComponentSpec, FamilySpec, SamplingDefaults
 
 INDEX, OWN = "model_index.json", "frolic.json"
+_SCHEDULER_FILE = Path("scheduler", "scheduler_config.json")
 _NOT_WEIGHTS = ("scheduler", "tokenizer")
 
 
@@ -41,6 +42,13 @@ class ModelFolder:
     tokenizer: Path
     defaults: SamplingDefaults
     prompt_suffix: str
+
+    @property
+    def settings(self) -> tuple[Path, ...]:
+        """The files besides the weights that decide what the model draws, in a fixed order."""
+        configs = [self.path / name / "config.json" for name in sorted(self.components)]
+        own = [self.path / OWN] if (self.path / OWN).is_file() else []
+        return (*configs, self.path / _SCHEDULER_FILE, *own, self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,9 @@ _OWN_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "prompt_suffix": str,
 }
 
+# What is in a request too has a request's limits, which hold for the defaults as a whole.
+_LIMITS: Mapping[str, tuple[float, float]] = {"shift": (0.01, 100), "max_tokens": (1, 8192)}
+
 
 def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:
     """Read and check ``model_index.json``, every ``config.json``, the scheduler's settings and ``frolic.json``.
@@ -203,7 +214,7 @@ def _component(path: Path, name: str, spec: ComponentSpec, entry: Any, problems:
         config = spec.configure(read_json_object(path / name / "config.json"))
     except CheckpointError as error:
         problems.add("settings", f"{name}: {error}")
-    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         problems.add("settings", f"{name}/config.json has a value of the wrong kind ({error})")
     try:
         weights = find_weights(path / name)
@@ -217,11 +228,11 @@ def _component(path: Path, name: str, spec: ComponentSpec, entry: Any, problems:
 def _scheduler(path: Path, problems: Problems) -> dict[str, Any]:
     """Sampler and shift from ``scheduler/scheduler_config.json``."""
     try:
-        raw = read_json_object(path / "scheduler" / "scheduler_config.json")
+        raw = read_json_object(path / _SCHEDULER_FILE)
     except CheckpointError as error:
         problems.add("settings", str(error))
         return {}
-    known = _SCHEDULERS.get(raw.get("_class_name", ""))
+    known = _SCHEDULERS.get(str(raw.get("_class_name")))
     if known is None:
         problems.add("unsupported", f"scheduler {raw.get('_class_name')!r}, supported: {', '.join(_SCHEDULERS)}")
         return {}
@@ -234,8 +245,9 @@ def _scheduler(path: Path, problems: Problems) -> dict[str, Any]:
                 "unknown setting", f"scheduler {key}", near=[f"scheduler {k}" for k in (*known.fixed, known.shift)]
             )
     shift = raw.get(known.shift, 1.0)
-    if not _number(shift) or not 0 < shift < 100:
-        problems.add("settings", f"scheduler {known.shift} is {shift!r}; it must lie between 0 and 100")
+    low, high = _LIMITS["shift"]
+    if not _number(shift) or not low <= shift <= high:
+        problems.add("settings", f"scheduler {known.shift} is {shift!r}; it must be {low} to {high}")
         return {}
     return {"sampler": known.sampler, "shift": float(shift)}
 
@@ -250,19 +262,36 @@ def _own(path: Path, family: FamilySpec, problems: Problems) -> dict[str, Any]:
         problems.add("settings", str(error))
         return {}
     for key, value in raw.items():
-        kind = _OWN_KEYS.get(key)
-        if kind is None:
+        if key not in _OWN_KEYS:
             problems.add("unknown setting", f"{OWN}: {key}", near=[f"{OWN}: {known}" for known in _OWN_KEYS])
-        elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            problems.add("settings", f"{OWN}: {key} is {value!r}")
-        elif isinstance(value, (int, float)) and kind is not bool and not (_number(value) and value > 0):
-            problems.add("settings", f"{OWN}: {key} is {value!r}; it must be above 0")
+        elif said := _unfit(key, value):
+            problems.add("settings", f"{OWN}: {key} {said}")
     if raw.get("family", family.name) != family.name:
         problems.add("settings", f"{OWN}: family is {raw['family']!r}, but {INDEX} is one of {family.name!r}")
-    if "sampler" in raw and raw["sampler"] not in {s.sampler for s in _SCHEDULERS.values()}:
+    if "sampler" in raw and raw["sampler"] not in [s.sampler for s in _SCHEDULERS.values()]:
         problems.add("settings", f"{OWN}: sampler {raw['sampler']!r} is not known")
     return raw
 
 
+def _unfit(key: str, value: Any) -> str:
+    """What is wrong with a setting of ``frolic.json``, if anything."""
+    kind = _OWN_KEYS[key]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        return f"is {value!r}"
+    if kind is str:
+        return "" if _plain(str(value)) else "is not valid Unicode text"
+    if kind is bool:
+        return ""
+    low, high = _LIMITS.get(key, (0, math.inf))
+    number: Any = value
+    if not _number(number) or number <= 0:
+        return f"is {value!r}; it must be above 0"
+    return "" if low <= number <= high else f"is {value!r}; it must be {low} to {high}"
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _plain(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)

@@ -71,12 +71,13 @@ def refuse_pickle(path: Path) -> None:
     """
     try:
         with path.open("rb") as file:
-            magic = file.read(2)
+            head = file.read(9)
     except OSError:
-        magic = b""
-    # A torch file is a zip archive; older ones and plain pickles start with the protocol mark.
-    looks = magic == b"PK" or (magic[:1] == b"\x80" and magic[1:2] in b"\x02\x03\x04\x05")
-    if path.suffix.lower() in PICKLES or looks:
+        head = b""
+    # A torch file is a zip archive; older ones and plain pickles start with the protocol mark. So may the header's
+    # length in a safetensors file, but there the header follows, and no pickle or archive has a brace in that place.
+    looks = head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
+    if path.suffix.lower() in PICKLES or (looks and head[8:9] != b"{"):
         raise UnsafeFileError(
             f"{path} is a pickle, which can run any program when it is opened; get the model as .safetensors instead."
         )
@@ -199,7 +200,8 @@ def read_tensors(
     device: torch.device | str = "cpu",
     where: str = "",
 ) -> dict[str, Tensor]:
-    """Read every tensor; floating-point ones become ``dtype``. What is not finite is noted in ``problems``.
+    """Read every tensor; floating-point ones become ``dtype``. What is not finite, or is not in ``dtype`` any more, is
+    noted in ``problems``.
 
     Raises:
         CheckpointError: the file shrank while it was read.
@@ -212,9 +214,10 @@ def read_tensors(
                 for name, entry in group:
                     tensor = _read(file, entry)
                     if tensor.is_floating_point():
-                        tensor = tensor if dtype is None else tensor.to(dtype)
+                        stored, tensor = tensor, tensor if dtype is None else tensor.to(dtype)
                         if not _all_finite(tensor):
-                            problems.add("not finite", where + name)
+                            lost = f"too large for {str(dtype).removeprefix('torch.')}, use --dtype float32"
+                            problems.add(lost if _all_finite(stored) else "not finite", where + name)
                     tensors[name] = tensor.to(device)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({reason(error)}); get the file again.") from error

@@ -34,8 +34,8 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """Number of token ids."""
-        return int(self._backend.get_vocab_size())
+        """How many rows an embedding needs: the largest id and one. Ids may leave gaps, so it is not their number."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def count(self, prompt: str) -> int:
         """Tokens in ``prompt``, special ones included, before truncation."""

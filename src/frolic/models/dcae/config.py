@@ -6,18 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from frolic.errors import CheckpointError
-from frolic.models.configs import read_config
+from frolic.models.configs import FLAG, POSITIVE, SIZE, TEXT, Kind, read_config, refuse, whole
 
 RES, VIT = "ResBlock", "EfficientViTBlock"
 
-_SIDE_KEYS = ("block_types", "block_out_channels", "layers_per_block", "qkv_multiscales")
-_KNOWN = {
-    *(f"{side}_{key}" for side in ("encoder", "decoder") for key in _SIDE_KEYS),
-    "in_channels", "latent_channels", "attention_head_dim", "upsample_block_type", "downsample_block_type",
-    "encoder_out_shortcut", "decoder_in_shortcut", "decoder_conv_act_fn", "decoder_norm_types", "decoder_act_fns",
-    "scaling_factor",
-}  # fmt: skip
+_KNOWN: dict[str, Kind] = {
+    **{f"{side}_block_types": TEXT.or_list() for side in ("encoder", "decoder")},
+    **{f"{side}_block_out_channels": SIZE.list() for side in ("encoder", "decoder")},
+    **{f"{side}_layers_per_block": whole(0, 1024).list() for side in ("encoder", "decoder")},
+    **{f"{side}_qkv_multiscales": whole(1, 63).list().list() for side in ("encoder", "decoder")},
+    "in_channels": SIZE,
+    "latent_channels": SIZE,
+    "attention_head_dim": SIZE,
+    "upsample_block_type": TEXT,
+    "downsample_block_type": TEXT,
+    "encoder_out_shortcut": FLAG,
+    "decoder_in_shortcut": FLAG,
+    "decoder_conv_act_fn": TEXT,
+    "decoder_norm_types": TEXT.or_list(),
+    "decoder_act_fns": TEXT.or_list(),
+    "scaling_factor": POSITIVE,
+}
+_MAX_STAGES = 16
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,9 @@ class DCAEConfig:
             kinds = [kinds] * len(widths) if isinstance(kinds, str) else kinds
             layers = got.get(f"{side}_layers_per_block", [s.layers for s in default])
             kernels = got.get(f"{side}_qkv_multiscales", [(), (), (), (5,), (5,), (5,)])
+            if not 1 <= len(widths) <= _MAX_STAGES:
+                problems.append(f"{side}: there are {len(widths)} stages, the model can have 1 to {_MAX_STAGES}")
+                return default
             if not len(widths) == len(kinds) == len(layers) == len(kernels):
                 problems.append(f"{side}: the per-stage lists have different lengths")
                 return default
@@ -88,7 +101,7 @@ class DCAEConfig:
             values = {value} if isinstance(value, str) else set(value)
             if not values <= set(allowed):
                 problems.append(f"{key} is {value!r}, supported: {', '.join(allowed)}")
-            return min(values)
+            return min(values, default=default)
 
         only("decoder_norm_types", ("rms_norm",), "rms_norm")
         only("decoder_act_fns", ("silu",), "silu")
@@ -107,9 +120,26 @@ class DCAEConfig:
         )
         if len(config.encoder) != len(config.decoder):
             problems.append("encoder and decoder have different numbers of stages")
-        if problems:
-            raise CheckpointError("The DC-AE config cannot be used: " + "; ".join(problems))
+        refuse("DC-AE", problems or config._contradictions())
         return config
+
+    def _contradictions(self) -> list[str]:
+        """What no module can be built from, though every entry is in order."""
+        problems = []
+        for side, stages, shortcut in (
+            ("encoder", self.encoder, self.encoder_out_shortcut),
+            ("decoder", self.decoder, self.decoder_in_shortcut),
+        ):
+            # Only the first stage can be left to the convolution that stands before it.
+            if any(not stage.layers for stage in stages[1:]) or (len(stages) == 1 and not stages[0].layers):
+                problems.append(f"{side}: a stage after the first one has no layers")
+            if any(stage.kind == VIT and stage.width < self.head_dim for stage in stages):
+                problems.append(f"{side}: a stage with attention is narrower than one head of {self.head_dim} channels")
+            if any(kernel % 2 == 0 for stage in stages for kernel in stage.kernels):
+                problems.append(f"{side}: a kernel size is even")
+            if shortcut and (last := stages[-1].width) % self.latent_channels:
+                problems.append(f"{side}: {last} channels do not divide into {self.latent_channels} latents")
+        return problems
 
     def to_json(self) -> dict[str, Any]:
         """As diffusers writes it."""

@@ -7,15 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from frolic.errors import CheckpointError
-from frolic.models.configs import read_config
+from frolic.models.configs import FLAG, LAYERS, POSITIVE, SIZE, TEXT, Kind, read_config, whole
 
 QK_NORM = "rms_norm_across_heads"
 
-_KNOWN = {
-    "in_channels", "out_channels", "num_attention_heads", "attention_head_dim", "num_layers",
-    "num_cross_attention_heads", "cross_attention_head_dim", "cross_attention_dim", "caption_channels", "mlp_ratio",
-    "attention_bias", "sample_size", "patch_size", "norm_eps", "qk_norm", "timestep_scale",
-}  # fmt: skip
+_KNOWN: dict[str, Kind] = {
+    **dict.fromkeys(
+        (
+            *("in_channels", "num_attention_heads", "attention_head_dim", "num_cross_attention_heads"),
+            *("cross_attention_head_dim", "cross_attention_dim", "caption_channels", "sample_size"),
+        ),
+        SIZE,
+    ),
+    "out_channels": SIZE.or_none(),
+    "num_layers": LAYERS,
+    "patch_size": whole(1, 64),
+    "mlp_ratio": POSITIVE,
+    "norm_eps": POSITIVE,
+    "timestep_scale": POSITIVE,
+    "attention_bias": FLAG,
+    "qk_norm": TEXT.or_none(),
+}
 _FIXED: dict[str, tuple[Any, ...]] = {
     "norm_elementwise_affine": (False,),
     "interpolation_scale": (None,),
@@ -54,6 +66,11 @@ class SanaConfig:
         return int(self.mlp_ratio * self.width)
 
     def __post_init__(self) -> None:
+        if not 1 <= self.mlp_ratio * self.width < 2**24:
+            raise CheckpointError(
+                f"The transformer config has {self.width} channels and mlp_ratio {self.mlp_ratio}; no feed-forward has "
+                "that width."
+            )
         if self.cross_heads * self.cross_head_dim != self.width:
             raise CheckpointError(
                 f"The transformer config has {self.heads} x {self.head_dim} = {self.width} channels but "

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from frolic.errors import CheckpointError
 from frolic.keymap import KeyMap, Rule
-from frolic.models.configs import read_config
+from frolic.models.configs import LAYERS, MAPPING, POSITIVE, SIZE, TEXT, Kind, read_config
 from frolic.nn.attention import softmax_attention
 from frolic.nn.norm import GemmaRMSNorm
 
@@ -34,6 +34,18 @@ _NAMES = {
     "query_pre_attn_scalar": "query_scalar",
     "attn_logit_softcapping": "softcap",
     "sliding_window": "window",
+}
+_KNOWN: dict[str, Kind] = {
+    **dict.fromkeys(_NAMES, SIZE),
+    "num_hidden_layers": LAYERS,
+    "rms_norm_eps": POSITIVE,
+    "query_pre_attn_scalar": POSITIVE,
+    "attn_logit_softcapping": POSITIVE.or_none(),
+    "sliding_window": SIZE.or_none(),
+    "rope_theta": POSITIVE,
+    "rope_parameters": MAPPING.or_none(),
+    "rope_scaling": MAPPING.or_none(),
+    "layer_types": TEXT.list().or_none(),
 }
 _FIXED: dict[str, tuple[Any, ...]] = {
     "model_type": ("gemma2",),
@@ -74,13 +86,20 @@ class Gemma2Config:
         Raises:
             CheckpointError: listing every entry that is unknown or cannot be honoured.
         """
-        known = {*_NAMES, "rope_theta", "rope_parameters", "rope_scaling", "layer_types"}
-        got = read_config(raw, what="Gemma 2", known=known, fixed=_FIXED, ignored=_IGNORED)
+        got = read_config(raw, what="Gemma 2", known=_KNOWN, fixed=_FIXED, ignored=_IGNORED)
         rope = got.get("rope_parameters") or got.get("rope_scaling") or {}
         if rope.get("rope_type", "default") != "default":
             raise CheckpointError(f"The text encoder's rope_type {rope['rope_type']!r} is not known; use 'default'.")
+        theta = rope.get("rope_theta", got.get("rope_theta", cls.rope_theta))
+        if not POSITIVE.fits(theta):
+            raise CheckpointError(f"The text encoder's rope_theta is {theta!r}; it must be {POSITIVE.says}.")
         values = {ours: got[theirs] for theirs, ours in _NAMES.items() if theirs in got}
-        config = cls(**values, rope_theta=rope.get("rope_theta", got.get("rope_theta", cls.rope_theta)))
+        config = cls(**values, rope_theta=theta)
+        if config.head_dim % 2 or config.heads % config.kv_heads:
+            raise CheckpointError(
+                f"The text encoder has {config.heads} heads of {config.head_dim} channels and {config.kv_heads} of "
+                "keys; the channels must be even, and the first number a multiple of the last."
+            )
         if got.get("layer_types") not in (None, config.layer_types()):
             raise CheckpointError("The text encoder's layer_types do not alternate sliding and full attention.")
         return config

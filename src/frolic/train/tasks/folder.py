@@ -20,7 +20,7 @@ class Card(Section):
     steps: int = 20
     guidance_scale: float = 4.5
     sampler: str = "dpmpp_2m"
-    max_tokens: int = 32
+    max_tokens: int = 16
 
 
 def complete(folder: Path, family: str, card: Card, shift: float, autoencoder: Path, text: Path) -> None:

@@ -9,18 +9,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-import frolic
-from frolic.errors import NumericsError, RequestError, ResourceError
-from frolic.io import media
-from frolic.io.safetensors import fingerprint
+from frolic.errors import NumericsError, RequestError, ResourceError, is_out_of_memory
 from frolic.io.tokenizer import Tokenizer
+from frolic.pipeline.result import ModelCard, Result, to_image
 from frolic.request import Request
 from frolic.sampling.guidance import cfg_batched
 from frolic.sampling.noise import sample_noise
@@ -34,12 +30,16 @@ if TYPE_CHECKING:
 
 Output = Literal["pil", "tensor"]
 _CACHED_TEXTS = 16
+_TEXT_STEP = 32
 _BATCH_PIXELS = 4 * 1024 * 1024
 _MAX_BATCH = 8
 
 
 class Backbone(Protocol):
-    """A transformer that takes the text once a request (``context``) and latents once a step (``denoise``)."""
+    """A transformer that takes the text once a request (``context``) and latents once a step (``denoise``).
+
+    Contexts of equally wide texts stack with their class's ``cat``; ``rows`` selects from a stack.
+    """
 
     config: Any
 
@@ -60,20 +60,6 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class ModelCard:
-    """Which model it is. ``weights`` are the files it was read from; ``hash`` their SHA-256, computed when asked."""
-
-    name: str
-    version: str
-    family: str
-    weights: tuple[Path, ...]
-
-    @cached_property
-    def hash(self) -> str:
-        return fingerprint(self.weights)
-
-
-@dataclass(frozen=True)
 class Progress:
     """One step done, of ``total``, for the pictures ``first`` to ``first + len(latents)``."""
 
@@ -86,53 +72,17 @@ class Progress:
     def preview(self) -> list[Image]:
         """The pictures as the model expects them to become."""
         with torch.inference_mode():
-            return [_to_image(self._pipeline.decode(Latents(row)).tensor[0]) for row in self.latents.tensor.split(1)]
+            return [to_image(self._pipeline.decode(Latents(row)).tensor[0]) for row in self.latents.tensor.split(1)]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came out: ``images`` (PIL) or ``pixels`` [B, 3, H, W] in [-1, 1], as asked.
+class _Texts:
+    """The prepared texts of a request: ``stack`` holds their contexts, ``places`` the row of each prompt in it,
+    ``tokens`` their common width."""
 
-    ``request`` has nothing left open, ``seconds`` is what it took, ``notes`` what the user should be told, ``batches``
-    for each picture its place in the batch it was drawn in and how large that was.
-    """
-
-    images: tuple[Image, ...]
-    pixels: Tensor | None
-    request: Request
-    seconds: float
-    notes: list[str]
-    model: ModelCard
-    settings: dict[str, Any]
-    batches: tuple[tuple[int, int], ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seed of every picture: with it, the picture can be drawn alone."""
-        return self.request.seeds
-
-    def record(self, index: int = 0) -> dict[str, Any]:
-        """How picture ``index`` was made, as JSON without paths: what a PNG carries and ``--from`` reads."""
-        card = self.model
-        return {
-            "schema": media.SCHEMA,
-            "version": frolic.__version__,
-            "model": {"name": card.name, "version": card.version, "family": card.family, "hash": card.hash},
-            "request": self.request.picture(index),
-            "batch": list(self.batches[index]),
-            **self.settings,
-        }
-
-    def save(self, path: str | Path, index: int = 0, *, metadata: bool = True, force: bool = False) -> Path:
-        """Write picture ``index`` as PNG, whole or not at all.
-
-        Raises:
-            FileError: something is at ``path`` and ``force`` is not set, or nothing can be written there.
-            ResourceError: the disk is full.
-        """
-        path = Path(path)
-        media.save_png(self.images[index], path, self.record(index) if metadata else None, force=force)
-        return path
+    stack: Any
+    places: dict[str, int]
+    tokens: int
 
 
 class Pipeline:
@@ -194,9 +144,14 @@ class Pipeline:
         *,
         latents: Tensor | None = None,
         output: Output = "pil",
+        tokens: int = 0,
         **fields: Any,
     ) -> Iterator[Progress | Result]:
-        """As a call, but yields a ``Progress`` after every step and the ``Result`` last. Closing it stops the work."""
+        """As a call, but yields a ``Progress`` after every step and the ``Result`` last. Closing it stops the work.
+
+        ``tokens``: the least width of the text, which longer prompts of the same request gave a picture that is drawn
+        again. Wider texts differ in nothing but rounding.
+        """
         if output not in ("pil", "tensor"):
             raise RequestError(f"output is {output!r}; give 'pil' or 'tensor'.")
         if isinstance(prompt, Request):
@@ -207,7 +162,7 @@ class Pipeline:
             request = Request.of(prompt, **fields)
         if latents is not None:
             request = self._sized_by(request, latents)
-        return self._draw(request, latents, output)
+        return self._draw(request, latents, output, tokens)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text to ``Conditioning`` [B, S, E]. Each prompt is encoded by itself, and the last few are remembered.
@@ -223,7 +178,9 @@ class Pipeline:
         z = latents.tensor.to(self.device, self.dtype) / self.vae.config.scaling_factor
         return Pixels(self.vae.decode(z).float())
 
-    def _draw(self, request: Request, latents: Tensor | None, output: Output) -> Iterator[Progress | Result]:
+    def _draw(
+        self, request: Request, latents: Tensor | None, output: Output, tokens: int
+    ) -> Iterator[Progress | Result]:
         started = time.perf_counter()
         request, notes = request.completed(self.defaults, self.stride)
         notes += self._too_long(request)
@@ -231,28 +188,29 @@ class Pipeline:
         firsts = range(0, request.pictures, size)
         pixels: list[Tensor] = []
         try:
-            stack = self._contexts(request)
+            texts = self._contexts(request, tokens)
             for number, first in enumerate(firsts):
                 rows = range(first, min(first + size, request.pictures))
                 with torch.inference_mode():
                     x = self._noise(request, rows) if latents is None else latents[rows.start : rows.stop]
                     x = x.to(self.device, torch.float32)
-                for step in self._steps(request, rows, x, stack):
+                for step in self._steps(request, rows, x, texts):
                     x = step.x
                     _require_finite(x, f"denoising, step {step.index + 1} of {step.total},")
                     done = number * step.total + step.index
                     yield Progress(done, step.total * len(firsts), first, Latents(step.denoised), self)
                 with torch.inference_mode():
                     pixels += [self._decode_checked(row) for row in x.split(1)]
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise _out_of_memory(request) from error
-        except RuntimeError as error:
-            if "DefaultCPUAllocator" not in str(error):  # which has no error of its own
+            tensor = torch.cat(pixels).clone()
+            images = tuple(to_image(row) for row in tensor) if output == "pil" else ()
+        except Exception as error:
+            if not is_out_of_memory(error):
                 raise
-            raise _out_of_memory(request) from error
-        tensor = torch.cat(pixels).clone()
+            raise ResourceError(
+                f"Memory ran out at {request.width}x{request.height}; ask for a smaller size or fewer pictures."
+            ) from error
         yield Result(
-            images=tuple(_to_image(row) for row in tensor) if output == "pil" else (),
+            images=images,
             pixels=tensor if output == "tensor" else None,
             request=request,
             seconds=time.perf_counter() - started,
@@ -260,15 +218,16 @@ class Pipeline:
             model=self.card,
             settings=self._settings(latents is not None),
             batches=tuple((i % size, min(size, request.pictures - i + i % size)) for i in range(request.pictures)),
+            tokens=texts.tokens,
         )
 
-    def _steps(self, request: Request, rows: range, x: Tensor, stack: Any) -> Iterator[Any]:
+    def _steps(self, request: Request, rows: range, x: Tensor, texts: _Texts) -> Iterator[Any]:
         """The sampler's steps. Inference mode is held while it computes and released while the caller looks."""
         assert request.steps and request.sampler
         sampler = SAMPLERS[request.sampler]
         sigmas = sampler.sigmas(request.steps, self.defaults.shift)
         with torch.inference_mode():
-            steps = sampler.solve(self._denoiser(request, rows, stack, sampler.integer_timesteps), x, sigmas)
+            steps = sampler.solve(self._denoiser(request, rows, texts, sampler.integer_timesteps), x, sigmas)
         while True:
             with torch.inference_mode():
                 step = next(steps, None)
@@ -276,13 +235,13 @@ class Pipeline:
                 return
             yield step
 
-    def _denoiser(self, request: Request, rows: range, stack: Any, integer_timesteps: bool) -> Denoise:
+    def _denoiser(self, request: Request, rows: range, texts: _Texts, integer_timesteps: bool) -> Denoise:
         """The guided denoiser for ``rows``; without guidance, half the batch."""
-        index = [1 + row // request.num_images for row in rows]
+        wanted = [request.prompt_of(row) for row in rows]
         guided = _guided(request)
         if guided:
-            index = [0] * len(rows) + index
-        context = stack.rows(torch.tensor(index, device=self.device))
+            wanted = [_negative(request)] * len(rows) + wanted
+        context = texts.stack.rows(torch.tensor([texts.places[prompt] for prompt in wanted], device=self.device))
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return self.transformer.denoise(x.to(self.dtype), t, context).float()
@@ -290,15 +249,17 @@ class Pipeline:
         denoise = flow(velocity, integer_timesteps)
         return cfg_batched(denoise, request.guidance_scale or 1.0) if guided else denoise
 
-    def _contexts(self, request: Request) -> Any:
-        """The prepared text: row 0 the negative prompt, then the prompts. Once a request."""
-        assert request.negative_prompt is not None
-        # Without guidance nothing looks at row 0.
-        first = request.negative_prompt if _guided(request) else request.prompts[0]
-        text = self.encode([first, *request.prompts])
-        used = int(text.mask.sum(dim=1).max())  # what lies behind is padding for all, and masked
+    def _contexts(self, request: Request, tokens: int) -> _Texts:
+        """Every text of ``request``, prepared. Each by itself and at a width that a record can repeat, so that what a
+        prompt becomes does not depend on how many others there are: arithmetic rounds differently in other shapes."""
+        prompts = list(dict.fromkeys([*([_negative(request)] if _guided(request) else []), *request.prompts]))
+        texts = [self._encode_one(prompt) for prompt in prompts]
+        longest = max(tokens, *(int(text.mask.sum()) for text in texts))
+        # What lies behind is padding for all, and masked.
+        width = min(self.defaults.max_tokens, -(-longest // _TEXT_STEP) * _TEXT_STEP)
         with torch.inference_mode():
-            return self.transformer.context(text.embeds[:, :used], text.mask[:, :used])
+            parts = [self.transformer.context(text.embeds[:, :width], text.mask[:, :width]) for text in texts]
+            return _Texts(type(parts[0]).cat(parts), {prompt: row for row, prompt in enumerate(prompts)}, width)
 
     def _encode_one(self, prompt: str) -> Conditioning:
         text = self._prepared(prompt)
@@ -330,9 +291,10 @@ class Pipeline:
         """A picture [1, 3, H, W] in [-1, 1]. One at a time: batch mates cannot change it, and memory stays low."""
         pixels = self.decode(Latents(row)).tensor
         _require_finite(pixels, "the decoder")
+        pixels = pixels.clamp(-1, 1)
         if bool(pixels.amax() == pixels.amin()):
             raise NumericsError("The decoder gave a picture of one flat colour; try --dtype float32 or another model.")
-        return pixels.clamp(-1, 1)
+        return pixels
 
     def _sized_by(self, request: Request, latents: Tensor) -> Request:
         """``request`` with the size of the ``latents`` a caller gave."""
@@ -359,9 +321,14 @@ class Pipeline:
 
     def _too_long(self, request: Request) -> list[str]:
         notes, most = [], self.defaults.max_tokens
+        names: dict[str, str] = {}
         for number, prompt in enumerate(request.prompts, 1):
+            names.setdefault(prompt, f"prompt {number}")
+        if _guided(request):
+            names.setdefault(_negative(request), "the negative prompt")
+        for prompt, name in names.items():
             if (count := self.tokenizer.count(self._prepared(prompt))) > most:
-                notes.append(f"prompt {number} has {count} tokens and this model reads {most}; the rest was ignored.")
+                notes.append(f"{name} has {count} tokens and this model reads {most}; the rest was ignored.")
         return notes
 
     def _settings(self, given_latents: bool) -> dict[str, Any]:
@@ -378,6 +345,11 @@ def _guided(request: Request) -> bool:
     return request.guidance_scale is not None and request.guidance_scale > 1
 
 
+def _negative(request: Request) -> str:
+    assert request.negative_prompt is not None
+    return request.negative_prompt
+
+
 def _batch_size(request: Request) -> int:
     assert request.height and request.width
     return max(1, min(_MAX_BATCH, _BATCH_PIXELS // (request.height * request.width)))
@@ -386,15 +358,3 @@ def _batch_size(request: Request) -> int:
 def _require_finite(tensor: Tensor, stage: str) -> None:
     if not bool(torch.isfinite(tensor).all()):
         raise NumericsError(f"{stage[0].upper()}{stage[1:]} gave values that are not finite; try --dtype float32.")
-
-
-def _out_of_memory(request: Request) -> ResourceError:
-    return ResourceError(f"Memory ran out at {request.width}x{request.height}; ask for a smaller size.")
-
-
-def _to_image(pixels: Tensor) -> Image:
-    """[3, H, W] in [-1, 1] to a PIL picture."""
-    from PIL import Image
-
-    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
-    return Image.fromarray(array.contiguous().cpu().numpy())
