@@ -31,22 +31,10 @@ def frolic_drawer(model: str, chosen: dict[str, Any]) -> Callable[[str], Any]:
 
 
 def diffusers_drawer(model: str, chosen: dict[str, Any]) -> Callable[[str], Any]:
-    import torch
-    from diffusers import SanaPipeline
+    from diffusers_once import draw, load  # imports diffusers, which frolic's process must not
 
-    pipe = SanaPipeline.from_pretrained(model, dtype=torch.float32).to(chosen["device"])
-    pipe.set_progress_bar_config(disable=True)
-    return lambda prompt: pipe(
-        prompt,
-        num_inference_steps=chosen["steps"],
-        guidance_scale=chosen["guidance_scale"],
-        height=chosen["height"],
-        width=chosen["width"],
-        max_sequence_length=chosen["max_tokens"],
-        generator=torch.Generator().manual_seed(chosen["seed"]),
-        use_resolution_binning=False,
-        complex_human_instruction=None,
-    ).images[0]
+    pipe = load(model, chosen)
+    return lambda prompt: draw(pipe, prompt, chosen)
 
 
 def main() -> None:

@@ -122,16 +122,12 @@ def _save(folder: Path, rows: list[Row], pictures: list[Tensor], summary: Summar
     """One PNG a row, ``sheet.png`` with all of them, ``results.jsonl`` with rows and summary."""
     import re
 
-    from PIL import Image
-
     from frolic.errors import FileError
     from frolic.eval.sheet import contact_sheet
     from frolic.eval.starter import as_json
+    from frolic.pipeline.result import to_image
 
-    images = [
-        Image.fromarray(((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
-        for picture in pictures
-    ]
+    images = [to_image(picture) for picture in pictures]
     try:
         for index, (row, image) in enumerate(zip(rows, images, strict=True)):
             image.save(folder / f"{index:03d}-{re.sub(r'[^a-z0-9]+', '-', row.prompt)}.png")

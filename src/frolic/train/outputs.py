@@ -51,12 +51,13 @@ def write_preview(pictures_N3HW: Tensor, path: Path) -> None:
     """
     from PIL import Image
 
-    pixels = pictures_N3HW.detach().float().clamp(-1, 1).add(1).mul(127.5).round().byte().cpu()
-    count, _, height, width = pixels.shape
+    from frolic.pipeline.result import to_image
+
+    count, _, height, width = pictures_N3HW.shape
     columns = math.ceil(math.sqrt(count))
     sheet = Image.new("RGB", (columns * width, math.ceil(count / columns) * height))
-    for index, picture in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
-        sheet.paste(Image.fromarray(picture), (index % columns * width, index // columns * height))
+    for index, picture in enumerate(pictures_N3HW.detach().float()):
+        sheet.paste(to_image(picture), (index % columns * width, index // columns * height))
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, force=True) as file:
         sheet.save(file, format="PNG")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from frolic.config import Recipe
-from frolic.errors import NumericsError, ResourceError
+from frolic.errors import NumericsError, ResourceError, is_out_of_memory
 from frolic.train.batches import batches
 from frolic.train.device import has_compiler, resolve_device
 from frolic.train.ema import Ema
@@ -111,7 +111,9 @@ class Trainer:
                 self.progress.start(self.recipe.name, self.step, last)
                 checkpoint = self._loop(last, stop, sinks)
                 export = None if stop.received else self._export()
-            except torch.OutOfMemoryError as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise ResourceError(
                     f"Memory ran out at step {self.step}; raise trainer.accumulation, or lower trainer.batch_size, "
                     f"and resume from {self.store.folder}."

@@ -6,15 +6,15 @@ B batch, C latent channels, h/w latent height and width, S text tokens, E text w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frolic.config import Section
 
-@dataclass(frozen=True)
-class FlowSettings:
+
+class FlowSettings(Section):
     """Times are logit-normal (``mean``, ``deviation``), then warped by ``shift`` as sampling warps its schedule, so
     that training spends its samples where sampling spends its steps (Esser et al. 2024, section 3.1; SANA trains
     shifted too). ``dropout`` is the share of captions replaced by the null prompt, for classifier-free guidance."""

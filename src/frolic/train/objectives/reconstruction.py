@@ -6,15 +6,15 @@ B batch, C latent channels, h/w latent height and width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frolic.config import Section
 
-@dataclass(frozen=True)
-class ReconstructionWeights:
+
+class ReconstructionWeights(Section):
     """``moments`` pulls each channel's mean to 0 and deviation to 1; ``noise`` is the largest deviation, in units of
     the channel's own, of the noise that the decoder must put up with; ``perceptual`` and ``edges`` weigh their terms
     against an L1 of weight 1."""

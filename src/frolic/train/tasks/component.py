@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from frolic.config import Section
+from frolic.config import Recipe, Section
 from frolic.data.starter.concepts import Concept
 from frolic.data.starter.pack import default_folder, read
 from frolic.errors import CheckpointError, ConfigError, nearest
@@ -18,6 +18,9 @@ from frolic.io.files import read_json_object, write_json
 from frolic.io.problems import Problems
 from frolic.models.registry import families
 from frolic.spec import ComponentSpec
+
+JobT = TypeVar("JobT", bound=Section)
+DataT = TypeVar("DataT", bound=Section)
 
 WEIGHTS = {"text_encoder": "model.safetensors"}
 _DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -28,6 +31,15 @@ class ModelSection(Section):
 
     family: str
     config: dict[str, Any]
+
+
+def sections(recipe: Recipe, job: type[JobT], data: type[DataT]) -> tuple[JobT, DataT, ModelSection]:
+    """A recipe's own sections, read as what this kind of job declares.
+
+    Raises:
+        ConfigError: listing what is wrong with a section, and where it was written.
+    """
+    return recipe.section("job", job), recipe.section("data", data), recipe.section("model", ModelSection)
 
 
 def component_spec(family: str, component: str) -> ComponentSpec:

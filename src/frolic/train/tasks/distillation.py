@@ -21,7 +21,14 @@ from frolic.data.starter.texts import sentences, train_tokenizer
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.distillation import Distillation
 from frolic.train.tasks.cache import cached
-from frolic.train.tasks.component import ModelSection, component_spec, load_weights, open_pack, write_component
+from frolic.train.tasks.component import (
+    ModelSection,
+    component_spec,
+    load_weights,
+    open_pack,
+    sections,
+    write_component,
+)
 from frolic.train.tasks.tokenizer import write_tokenizer
 
 
@@ -52,11 +59,7 @@ class Sentences:
 
 
 def build(recipe: Recipe) -> Job:
-    settings, data, model = (
-        recipe.section("job", Settings),
-        recipe.section("data", Data),
-        recipe.section("model", ModelSection),
-    )
+    settings, data, model = sections(recipe, Settings, Data)
     spec = component_spec(model.family, "text_encoder")
     config = spec.configure(model.config)
     texts = sentences(open_pack(data.pack)[1])

@@ -32,6 +32,7 @@ from frolic.train.tasks.component import (
     open_pack,
     pack_mark,
     read_component,
+    sections,
     weights_mark,
     write_component,
 )
@@ -45,13 +46,9 @@ _PREVIEW_PROMPTS = (
 )  # fmt: skip
 
 
-class Settings(Section):
-    """See ``FlowSettings``. ``tokens``: longest caption. ``card``: how the finished model presents itself."""
+class Settings(FlowSettings):
+    """``tokens``: longest caption. ``card``: how the finished model presents itself."""
 
-    mean: float = 0.0
-    deviation: float = 1.0
-    shift: float = 3.0
-    dropout: float = 0.1
     tokens: int = 16
     card: Card
 
@@ -73,11 +70,7 @@ class Data(Section):
 
 
 def build(recipe: Recipe) -> Job:
-    settings, data, model = (
-        recipe.section("job", Settings),
-        recipe.section("data", Data),
-        recipe.section("model", ModelSection),
-    )
+    settings, data, model = sections(recipe, Settings, Data)
     spec = component_spec(model.family, "transformer")
     config = spec.configure(model.config)
     torch.manual_seed(recipe.trainer.seed)
@@ -104,7 +97,6 @@ def build(recipe: Recipe) -> Job:
         scaling_factor=vae_config.scaling_factor,
     )
     null_text, null_mask = encode([""])
-    times = FlowSettings(settings.mean, settings.deviation, settings.shift, settings.dropout)
 
     def draw(net: nn.Module) -> Tensor:
         shape = (vae_config.latent_channels, data.side // vae_config.stride, data.side // vae_config.stride)
@@ -116,7 +108,7 @@ def build(recipe: Recipe) -> Job:
         complete(folder, model.family, settings.card, settings.shift, autoencoder, texts)
 
     return Job(
-        objective=Flow(transformer, times, null_text, null_mask, draw),
+        objective=Flow(transformer, settings, null_text, null_mask, draw),
         source=source,
         export=export,
         warm_start=lambda folder: load_weights(spec, config, transformer, folder / "transformer"),

@@ -17,15 +17,19 @@ from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.reconstruction import Reconstruction, ReconstructionWeights
 from frolic.train.perceptual import load_lpips
-from frolic.train.tasks.component import ModelSection, component_spec, load_weights, open_pack, write_component
+from frolic.train.tasks.component import (
+    ModelSection,
+    component_spec,
+    load_weights,
+    open_pack,
+    sections,
+    write_component,
+)
 
 
-class Settings(Section):
-    """Weights of the loss's terms (see ``ReconstructionWeights``); ``decoder_only`` keeps the latents as they are."""
+class Settings(ReconstructionWeights):
+    """``decoder_only`` keeps the latents as they are."""
 
-    moments: float = 1e-2
-    noise: float = 0.2
-    perceptual: float = 0.0
     edges: float = 0.5
     decoder_only: bool = False
 
@@ -39,11 +43,7 @@ class Data(Section):
 
 
 def build(recipe: Recipe) -> Job:
-    settings, data, model = (
-        recipe.section("job", Settings),
-        recipe.section("data", Data),
-        recipe.section("model", ModelSection),
-    )
+    settings, data, model = sections(recipe, Settings, Data)
     spec = component_spec(model.family, "vae")
     config = spec.configure(model.config)
     torch.manual_seed(recipe.trainer.seed)
@@ -51,7 +51,6 @@ def build(recipe: Recipe) -> Job:
     if settings.decoder_only:
         autoencoder.encoder.requires_grad_(False)
     sprites, _ = open_pack(data.pack)
-    weights = ReconstructionWeights(settings.moments, settings.noise, settings.perceptual, settings.edges)
     shown = render(sprites, scatter(data.previews, len(sprites), torch.Generator().manual_seed(0)), data.side)
     device = resolve_device(recipe.trainer.device)
     lpips = load_lpips(home() / "lpips-vgg16.safetensors").to(device) if settings.perceptual else None
@@ -60,7 +59,7 @@ def build(recipe: Recipe) -> Job:
         write_component(spec, "vae", config, modules["vae"], folder / "vae", torch.bfloat16)
 
     return Job(
-        objective=Reconstruction(autoencoder, weights, lpips, shown.to(device)),
+        objective=Reconstruction(autoencoder, settings, lpips, shown.to(device)),
         source=ComposedPictures(sprites, data.side),
         export=export,
         warm_start=lambda folder: load_weights(spec, config, autoencoder, folder / "vae"),
