@@ -60,6 +60,15 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
+class Perturb:
+    """Perturbed-attention guidance: in the blocks ``layers``, the last ``rows`` samples of the batch attend each token
+    to itself only. Ahn et al. 2024, arXiv 2403.17377."""
+
+    layers: frozenset[int]
+    rows: int
+
+
+@dataclass(frozen=True)
 class Latents:
     """``tensor`` [B, C, H, W] in the transformer's scale (the autoencoder's output times its scaling factor)."""
 

@@ -1,86 +1,41 @@
-"""The samplers against diffusers' schedulers, and the promises of DESIGN.md that rest on them."""
+"""The samplers' own promises; what they share with diffusers is in tests/parity."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from frolic.sampling.guidance import cfg, cfg_batched
-from frolic.sampling.prediction import flow
-from frolic.sampling.schedules import euler_sigmas, flow_sigmas
-from frolic.sampling.solvers import SAMPLERS, dpmpp_2m, euler
+from frolic.sampling.prediction import add_noise, flow
+from frolic.sampling.schedules import (
+    SCHEDULES,
+    exact_timesteps,
+    flow_sigmas,
+    native_flow_sigmas,
+    tail,
+    truncated_timesteps,
+)
+from frolic.sampling.solvers import SAMPLERS, dpmpp
+from toys import toy_velocity
 
 
-def toy_velocity(x: Tensor, t: Tensor) -> Tensor:
-    """Nonlinear in x and t, and mixes positions."""
-    t = t.reshape(-1, 1, 1, 1) / 1000
-    return torch.tanh(1.3 * x + t) * (0.5 + t) + 0.2 * x.roll(1, -1).sin()
-
-
-def their_dpm(steps: int, shift: float):
-    diffusers = pytest.importorskip("diffusers")
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
-    )
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
-def their_euler(steps: int, shift: float):
-    diffusers = pytest.importorskip("diffusers")
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
-def run_theirs(scheduler, x: Tensor) -> Tensor:
-    for t in scheduler.timesteps:
-        x = scheduler.step(toy_velocity(x, t.expand(x.shape[0])), t, x, return_dict=False)[0]
-    return x
-
-
-def run_ours(name: str, steps: int, shift: float, x: Tensor) -> Tensor:
-    sampler = SAMPLERS[name]
-    denoise = flow(toy_velocity, sampler.integer_timesteps)
-    *_, last = sampler.solve(denoise, x, sampler.sigmas(steps, shift))
-    return last.x
-
-
-@pytest.mark.parametrize("shift", [1.0, 3.0, 6.0])
-@pytest.mark.parametrize("steps", [1, 2, 9, 20, 27, 100])
-def test_schedules_equal_diffusers(steps: int, shift: float) -> None:
-    theirs = their_dpm(steps, shift)
-    ours = flow_sigmas(steps, shift)
-    assert torch.equal(ours.float(), theirs.sigmas)
-    assert torch.equal((ours[:-1] * 1000).long(), theirs.timesteps)
-    assert torch.allclose(euler_sigmas(steps, shift).float(), their_euler(steps, shift).sigmas, atol=1e-7, rtol=0)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 14, 20])
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-@pytest.mark.parametrize(("name", "theirs"), [("dpmpp_2m", their_dpm), ("euler", their_euler)])
-def test_samplers_equal_diffusers(name: str, theirs, steps: int, shift: float) -> None:
-    x = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
-    expected = run_theirs(theirs(steps, shift), x)
-    assert (run_ours(name, steps, shift, x) - expected).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("solve", [dpmpp_2m, euler])
-def test_steps_are_numbered_and_the_last_is_the_estimate(solve) -> None:
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_steps_are_numbered_and_the_last_is_the_estimate(name: str) -> None:
     x = torch.randn(1, 2, 3, 3)
-    steps = list(solve(flow(toy_velocity, True), x, flow_sigmas(4, 3.0)))
+    steps = list(SAMPLERS[name].solve(flow(toy_velocity, exact_timesteps), x, flow_sigmas(4, 3.0)))
     assert [(s.index, s.total) for s in steps] == [(0, 4), (1, 4), (2, 4), (3, 4)]
     assert torch.allclose(steps[-1].x, steps[-1].denoised)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_gradients_flow_through_the_sampler(name: str) -> None:
     x = torch.randn(2, 2, 4, 4, requires_grad=True)
     gain = torch.ones((), requires_grad=True)
-    sampler = SAMPLERS[name]
-    denoise = flow(lambda x, t: gain * toy_velocity(x, t), sampler.integer_timesteps)
-    *_, last = sampler.solve(denoise, x, sampler.sigmas(5, 3.0))
+    schedule = SAMPLERS[name].schedule()
+    denoise = flow(lambda x, t: gain * toy_velocity(x, t), schedule.timesteps)
+    *_, last = SAMPLERS[name].solve(denoise, x, schedule.sigmas(5, 3.0))
     last.x.square().sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
     assert gain.grad is not None and gain.grad.abs() > 0
@@ -88,30 +43,115 @@ def test_gradients_flow_through_the_sampler(name: str) -> None:
 
 def test_a_sampler_leaves_the_grad_mode_alone() -> None:
     with torch.inference_mode():
-        *_, last = dpmpp_2m(flow(toy_velocity, True), torch.randn(1, 1, 2, 2), flow_sigmas(3, 3.0))
+        *_, last = dpmpp(flow(toy_velocity, exact_timesteps), torch.randn(1, 1, 2, 2), flow_sigmas(3, 3.0))
     assert last.x.is_inference()
-
-
-def test_guidance_as_one_call_equals_two() -> None:
-    x, sigma = torch.randn(2, 3, 4, 4), torch.tensor(0.7)
-
-    def cond(x: Tensor, sigma: Tensor) -> Tensor:
-        return torch.sin(x) + sigma.reshape(-1, 1, 1, 1)
-
-    def uncond(x: Tensor, sigma: Tensor) -> Tensor:
-        return torch.cos(x) * sigma.reshape(-1, 1, 1, 1)
-
-    def joint(x: Tensor, sigma: Tensor) -> Tensor:
-        halves = x.chunk(2)
-        return torch.cat([uncond(halves[0], sigma), cond(halves[1], sigma)])
-
-    assert torch.allclose(cfg(cond, uncond, 4.5)(x, sigma), cfg_batched(joint, 4.5)(x, sigma))
-    assert torch.allclose(cfg(cond, uncond, 1.0)(x, sigma), cond(x, sigma), atol=1e-6)
-    assert torch.allclose(cfg(cond, uncond, 0.0)(x, sigma), uncond(x, sigma))
 
 
 def test_a_level_per_sample_is_the_same_as_one_each() -> None:
     x, sigmas = torch.randn(3, 2, 4, 4), torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
-    denoise = flow(toy_velocity, True)
+    denoise = flow(toy_velocity, truncated_timesteps)
     each = torch.cat([denoise(x[i : i + 1], sigmas[i]) for i in range(3)])
     assert torch.allclose(denoise(x, sigmas), each, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_levels_that_start_at_one_are_solved_too(name: str) -> None:
+    """There the log-SNR is minus infinity, and what looks back at it must vanish."""
+    sigmas = torch.linspace(1, 0, 31, dtype=torch.float64)
+    x = torch.randn(1, 2, 3, 3)
+    *_, last = SAMPLERS[name].solve(flow(toy_velocity, exact_timesteps), x, sigmas)
+    *_, fine = SAMPLERS["euler"].solve(
+        flow(toy_velocity, exact_timesteps), x, torch.linspace(1, 0, 1001, dtype=torch.float64)
+    )
+    assert (last.x - fine.x).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("grid", SCHEDULES["diffusers"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_every_schedule_falls_from_near_one_to_zero(name: str, grid: str, steps: int) -> None:
+    sigmas = SCHEDULES[name][grid].sigmas(steps, 3.0)
+    assert sigmas.shape == (steps + 1,) and sigmas.dtype == torch.float64
+    assert 0.99 < sigmas[0] <= 1 and sigmas[-1] == 0 and bool((sigmas.diff() < 0).all())
+
+
+def test_every_sampler_has_both_schedules() -> None:
+    for sampler in SAMPLERS.values():
+        assert all(sampler.schedule(name) is SCHEDULES[name][sampler.grid] for name in ("diffusers", "native"))
+
+
+def test_the_native_schedule_is_the_same_in_float32() -> None:
+    for steps in range(1, 101):
+        ours, theirs = flow_sigmas(steps, 3.0), native_flow_sigmas(steps, 3.0)
+        assert torch.equal(theirs, theirs.float().double())
+        assert torch.allclose(ours, theirs, atol=3e-7, rtol=0)
+
+
+def test_where_float32_tells_the_network_another_timestep() -> None:
+    """The reason why levels are float64 and a schedule brings its own timesteps."""
+    told = {}
+    for name in ("diffusers", "native"):
+        schedule = SCHEDULES[name]["dpmpp"]
+        told[name] = schedule.timesteps(schedule.sigmas(9, 1.0)).tolist()[5:9]
+    assert told == {"diffusers": [443, 332, 221, 110], "native": [444, 333, 222, 111]}
+
+
+def test_native_euler_knows_one_shift_and_truncates() -> None:
+    native = SCHEDULES["native"]["euler"]
+    assert torch.equal(native.sigmas(20, 6.0), native.sigmas(20, 3.0))
+    assert torch.equal(native.timesteps(torch.tensor([0.5004, 0.75])), torch.tensor([500.0, 750.0]))
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "left"),
+    [(20, 1.0, 20), (20, 0.5, 10), (20, 0.33, 7), (20, 0.01, 1), (20, 1e-30, 1), (1, 0.5, 1), (3, 0.7, 3)],
+)
+def test_tail_keeps_the_share_of_steps(steps: int, strength: float, left: int) -> None:
+    sigmas = flow_sigmas(steps, 3.0)
+    rest = tail(sigmas, strength)
+    assert torch.equal(rest, sigmas[steps - left :])
+
+
+def test_starting_from_a_finished_picture_with_its_own_noise_returns_it() -> None:
+    """A denoiser that knows the answer is followed from any level on."""
+    x0, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    for sampler in SAMPLERS.values():
+        sigmas = tail(sampler.schedule().sigmas(12, 3.0), 0.4)
+
+        def known(x: Tensor, sigma: Tensor) -> Tensor:
+            return x0
+
+        for step in sampler.solve(known, add_noise(x0, noise, sigmas[0]), sigmas):
+            assert torch.allclose(step.x, add_noise(x0, noise, sigmas[step.index + 1]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "order"), [("dpmpp_1s", 1), ("dpmpp_2m", 2), ("dpmpp_2m_heun", 2), ("dpmpp_3m", 3)])
+def test_the_order_of_convergence(name: str, order: int) -> None:
+    """Twice the steps, ``2^order`` times less error, on a grid that is uniform in log-SNR (without the last step)."""
+
+    def solve(steps: int) -> float:
+        lambdas = torch.linspace(-2.0, 4.0, steps + 1, dtype=torch.float64)
+        sigmas = torch.cat([1 / (1 + lambdas.exp()), torch.zeros(1, dtype=torch.float64)])
+        start = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+        states = SAMPLERS[name].solve(lambda x, sigma: torch.sin(2 * x), start, sigmas)
+        return float([step.x for step in states][-2])
+
+    exact = _runge_kutta()
+    coarse, fine = (abs(solve(steps) - exact) for steps in (12, 24))
+    assert abs(math.log2(coarse / fine) - order) < 0.4
+
+
+def _runge_kutta(steps: int = 4000) -> float:
+    """The same equation, ``dx / dsigma = (x - sin 2x) / sigma``, over log sigma."""
+    low, high = (math.log(1 / (1 + math.exp(value))) for value in (-2.0, 4.0))
+    h, x = (high - low) / steps, 1.0
+
+    def slope(x: float) -> float:
+        return x - math.sin(2 * x)
+
+    for _ in range(steps):
+        a = slope(x)
+        b = slope(x + h * a / 2)
+        c = slope(x + h * b / 2)
+        x += h * (a + 2 * b + 2 * c + slope(x + h * c)) / 6
+    return x

@@ -1,15 +1,22 @@
 """Noise levels of a sampler: float64 tensors ``[steps + 1]`` on the CPU that fall from near 1 to exactly 0.
 
-float64, because the integer timestep a model was trained on is ``floor(1000 * sigma)`` and float32 lands on the wrong
-side of some integers. Solvers round to float32 where diffusers does.
+float64, because the integer timestep a model is told is ``floor(1000 sigma)``, which diffusers' DPM-Solver takes of
+float64 levels; in float32 some land on the wrong side of an integer. NVlabs' own code computes its levels in float32,
+so its levels here are float32 values, and its timesteps are taken in float32. Solvers round to float32 where both do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 TRAIN_STEPS = 1000
+
+_NATIVE_EULER_SHIFT = 3.0
 
 
 def shifted(sigma: Tensor, shift: float) -> Tensor:
@@ -36,6 +43,73 @@ def euler_sigmas(steps: int, shift: float) -> Tensor:
     ends = shifted(torch.tensor([1.0, 1.0 / TRAIN_STEPS]), shift).double() * TRAIN_STEPS
     uniform = _linspace(float(ends[0]), float(ends[1]), steps) / TRAIN_STEPS
     return torch.cat([shifted(uniform, shift), torch.zeros(1, dtype=torch.float64)])
+
+
+def native_flow_sigmas(steps: int, shift: float) -> Tensor:
+    """Levels of NVlabs' ``time_uniform_flow``: those of ``flow_sigmas``, computed in float32."""
+    assert steps >= 1 and shift > 0
+    uniform = 1.0 - torch.linspace(1.0, 1.0 / TRAIN_STEPS, steps + 1, dtype=torch.float32)
+    return shifted(uniform, shift).flip(0).double()
+
+
+def native_euler_sigmas(steps: int, shift: float) -> Tensor:
+    """Levels of NVlabs' ``FlowEuler``: diffusers' in float32, and shifted by 3 for every picture model: the pipeline
+    does not hand the model's ``shift`` on, so it is not used here either."""
+    return euler_sigmas(steps, _NATIVE_EULER_SHIFT).float().double()
+
+
+def exact_timesteps(sigma: Tensor) -> Tensor:
+    """``1000 sigma`` with its fraction."""
+    return sigma.double() * TRAIN_STEPS
+
+
+def truncated_timesteps(sigma: Tensor) -> Tensor:
+    """``floor(1000 sigma)`` in float64."""
+    return (sigma.double() * TRAIN_STEPS).floor()
+
+
+def truncated_float32_timesteps(sigma: Tensor) -> Tensor:
+    """``floor(1000 sigma)`` in float32, where the product may round up to the next integer first."""
+    return (sigma.float() * TRAIN_STEPS).floor()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``sigmas``: ``(steps, shift)`` to levels [steps + 1]. ``timesteps``: levels to what the network is told."""
+
+    sigmas: Callable[[int, float], Tensor]
+    timesteps: Callable[[Tensor], Tensor]
+
+
+SCHEDULES: Mapping[str, Mapping[str, Schedule]] = MappingProxyType(
+    {
+        "diffusers": MappingProxyType(
+            {
+                "dpmpp": Schedule(flow_sigmas, truncated_timesteps),
+                "euler": Schedule(euler_sigmas, exact_timesteps),
+            }
+        ),
+        # NVlabs' network truncates whatever timestep it is given, so there Euler's lose their fraction too.
+        "native": MappingProxyType(
+            {
+                "dpmpp": Schedule(native_flow_sigmas, truncated_float32_timesteps),
+                "euler": Schedule(native_euler_sigmas, truncated_float32_timesteps),
+            }
+        ),
+    }
+)
+"""By whose code it is and by the grid of the solver: what ``Sampler.schedule`` looks up."""
+
+
+def tail(sigmas: Tensor, strength: float) -> Tensor:
+    """The last part of a schedule, for starting from a picture: ``strength`` (0, 1] is the share of steps that is left.
+
+    Counts as ``get_timesteps`` of diffusers' image-to-image pipelines for flow models: ``int(N - N strength)`` steps
+    are skipped. At least one step is left, however small ``strength`` is.
+    """
+    assert 0 < strength <= 1
+    steps = len(sigmas) - 1
+    return sigmas[min(int(steps - steps * strength), steps - 1) :]
 
 
 def _linspace(start: float, stop: float, count: int) -> Tensor:

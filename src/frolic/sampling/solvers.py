@@ -1,20 +1,24 @@
 """Solvers of the flow ODE ``x_t = (1 - sigma) x0 + sigma noise``, as generators that yield after every step.
 
-Both follow diffusers' schedulers to float32 rounding: ``DPMSolverMultistepScheduler`` (dpmsolver++, order 2, midpoint,
-flow sigmas, final sigma zero) and ``FlowMatchEulerDiscreteScheduler``.
+They follow diffusers' schedulers to float32 rounding: ``DPMSolverMultistepScheduler`` (dpmsolver++, flow sigmas, final
+sigma zero) and ``FlowMatchEulerDiscreteScheduler``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
+from typing import Literal
 
 from torch import Tensor
 
-from frolic.sampling.schedules import euler_sigmas, flow_sigmas
+from frolic.sampling.schedules import SCHEDULES, Schedule
 from frolic.types import Denoise
+
+_FEW_STEPS = 15
 
 
 @dataclass(frozen=True)
@@ -27,26 +31,36 @@ class Step:
     denoised: Tensor
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
-    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2) over ``sigmas`` [steps + 1], which end in 0.
+def dpmpp(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    order: Literal[1, 2, 3] = 2,
+    solver_type: Literal["midpoint", "heun"] = "midpoint",
+    lower_order_final: bool = True,
+) -> Iterator[Step]:
+    """Multistep DPM-Solver++ (arXiv 2211.01095) over ``sigmas`` [steps + 1], which end in 0.
 
-    The first step has no history and the last has an infinite log-SNR step, so both are first order.
+    The first steps have too little history for the full ``order``. The last has an infinite log-SNR step, so it is
+    always first order, which is why diffusers' ``euler_at_final`` changes nothing here. With ``lower_order_final`` and
+    fewer than 15 steps the last but one is at most second order. ``solver_type`` is that of second-order steps.
     """
     levels = sigmas.float().tolist()
     total = len(levels) - 1
     assert total >= 1 and levels[-1] == 0.0
-    previous: Tensor | None = None
+    estimates: list[Tensor] = []
     for i in range(total):
         denoised = denoise(x, sigmas[i])
-        direction = denoised
-        if previous is not None and i < total - 1:
-            ratio = (_log_snr(levels[i + 1]) - _log_snr(levels[i])) / (_log_snr(levels[i]) - _log_snr(levels[i - 1]))
-            direction = denoised + (0.5 * ratio) * (denoised - previous)
-        # alpha' (1 - exp(-h)) written without the logarithms, which keeps the last step exact.
+        estimates = [denoised, *estimates[: order - 1]]
+        current = len(estimates)
+        if i == total - 1:
+            current = 1
+        elif i == total - 2 and lower_order_final and total < _FEW_STEPS:
+            current = min(current, 2)
+        direction = _direction(estimates[:current], levels[: i + 2], solver_type)
         shrink = levels[i + 1] / levels[i]
-        gain = (1 - levels[i + 1]) - (1 - levels[i]) * shrink
-        x = shrink * x + gain * direction
-        previous = denoised
+        x = shrink * x + _gain(levels[i], levels[i + 1]) * direction
         yield Step(i, total, x, denoised)
 
 
@@ -62,23 +76,57 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
         yield Step(i, total, x, denoised)
 
 
+def _direction(estimates: Sequence[Tensor], levels: Sequence[float], solver_type: str) -> Tensor:
+    """What x moves towards between the last two ``levels``: the newest x0 estimate (they are newest first), carried on
+    along divided differences with the earlier ones, as many as there are."""
+    newest = estimates[0]
+    if len(estimates) == 1:
+        return newest
+    lambdas = [_log_snr(level) for level in levels[-len(estimates) - 1 :]]
+    h, h_0 = lambdas[-1] - lambdas[-2], lambdas[-2] - lambdas[-3]
+    if len(estimates) == 2 and solver_type == "midpoint":
+        return newest + (0.5 * (h / h_0)) * (newest - estimates[1])
+    gain, alpha = _gain(levels[-2], levels[-1]), 1 - levels[-1]
+    first = (alpha - gain / h) / gain
+    if len(estimates) == 2:
+        return newest + (first * (h / h_0)) * (newest - estimates[1])
+    h_1 = lambdas[-3] - lambdas[-4]
+    slope = (h / h_0) * (newest - estimates[1])
+    bend = (slope - (h / h_1) * (estimates[1] - estimates[2])) * (h / (h_0 + h_1))
+    second = first / h - alpha / (2 * gain)
+    return newest + first * slope + (first * (h_0 / h) - second) * bend
+
+
+def _gain(level: float, lower: float) -> float:
+    """``alpha' (1 - exp(-h))`` without the logarithms, which keeps the last step exact."""
+    return (1 - lower) - (1 - level) * (lower / level)
+
+
 def _log_snr(sigma: float) -> float:
-    """``log(alpha / sigma)``; infinite at ``sigma = 1``, where a second-order term rightly vanishes."""
+    """``log(alpha / sigma)``; infinite at ``sigma = 1``, where a higher-order term rightly vanishes."""
     return -math.inf if sigma >= 1 else math.log1p(-sigma) - math.log(sigma)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A solver with the schedule and the kind of timestep it was published with."""
+    """A solver, and on which grid of a schedule it works."""
 
     solve: Callable[[Denoise, Tensor, Tensor], Iterator[Step]]
-    sigmas: Callable[[int, float], Tensor]
-    integer_timesteps: bool
+    grid: str
+
+    def schedule(self, name: str = "diffusers") -> Schedule:
+        """Noise levels and timesteps; ``name`` is a key of ``SCHEDULES``."""
+        return SCHEDULES[name][self.grid]
 
 
 SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
     {
-        "dpmpp_2m": Sampler(dpmpp_2m, flow_sigmas, integer_timesteps=True),
-        "euler": Sampler(euler, euler_sigmas, integer_timesteps=False),
+        "dpmpp_2m": Sampler(dpmpp, "dpmpp"),
+        "dpmpp_2m_heun": Sampler(partial(dpmpp, solver_type="heun"), "dpmpp"),
+        "dpmpp_3m": Sampler(partial(dpmpp, order=3), "dpmpp"),
+        "dpmpp_3m_heun": Sampler(partial(dpmpp, order=3, solver_type="heun"), "dpmpp"),
+        "dpmpp_1s": Sampler(partial(dpmpp, order=1), "dpmpp"),
+        "euler": Sampler(euler, "euler"),
     }
 )
+"""The default first."""
