@@ -41,3 +41,24 @@ def test_names_translate_both_ways():
     assert MAP.ours("layers.7.to_v.weight") == "blocks.7.qkv.weight"
     assert MAP.theirs("blocks.7.qkv.weight") == [f"layers.7.to_{n}.weight" for n in "qkv"]
     assert MAP.theirs("elsewhere") == ["elsewhere"]
+
+
+def test_what_is_dropped_is_neither_loaded_nor_wanted():
+    known = KeyMap(MAP.rules, dropped=("lm_head.weight", "layers.{i}.buffer"))
+    extra = {**THEIRS, "lm_head.weight": torch.zeros(1), "layers.3.buffer": torch.zeros(1)}
+    assert known.load(extra).keys() == MAP.load(THEIRS).keys()
+    assert known.wanted(extra).keys() == THEIRS.keys()
+    assert known.drops("layers.3.buffer") and not known.drops("layers.3.buffer.more")
+
+
+def test_a_map_under_a_prefix():
+    under = KeyMap([*MAP.rules, Rule.of("untouched", "untouched")], ("extra",)).under("model.net.")
+    theirs = {f"model.net.{key}": value for key, value in THEIRS.items()}
+    ours = under.load({**theirs, "model.net.extra": torch.zeros(1)})
+    assert ours.keys() == MAP.load(THEIRS).keys()
+    assert under.save(ours).keys() == theirs.keys()
+
+
+def test_what_can_be_rebuilt_is_so_under_a_prefix_too():
+    made = KeyMap([], ("positions",), {"positions": lambda: torch.ones(3)}).under("net.")
+    assert made.drops("net.positions") and torch.equal(made.rebuilt["net.positions"](), torch.ones(3))

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,22 @@ class _Pattern:
 
 
 class KeyMap:
-    """An ordered list of rules; the first that matches a name wins. A name that no rule matches stays as it is."""
+    """An ordered list of rules; the first that matches a name wins. A name that no rule matches stays as it is.
 
-    def __init__(self, rules: Sequence[Rule] = ()) -> None:
+    ``dropped`` are patterns of tensors that their files may hold and ours have no use for: a checkpoint with them is in
+    order, and so is one without. ``rebuilt`` makes those of them, by name, that other programs look for in a file.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule] = (),
+        dropped: Sequence[str] = (),
+        rebuilt: Mapping[str, Callable[[], Tensor]] = MappingProxyType({}),
+    ) -> None:
         self.rules = tuple(rules)
+        self.dropped = tuple(dropped)
+        self.rebuilt = rebuilt
+        self._dropped = [_Pattern(text) for text in self.dropped]
         self._ours = [(rule, _Pattern(rule.ours)) for rule in self.rules]
         self._theirs = [(rule, part, _Pattern(text)) for rule in self.rules for part, text in enumerate(rule.theirs)]
 
@@ -80,6 +96,25 @@ class KeyMap:
                 return rule, names
         return None
 
+    def knows(self, key: str) -> bool:
+        """Whether a rule matches their tensor ``key``."""
+        return self._rule_for_theirs(key) is not None
+
+    def drops(self, key: str) -> bool:
+        """Whether their tensor ``key`` is known and of no use."""
+        parts = key.split(".")
+        return any(pattern.match(parts) is not None for pattern in self._dropped)
+
+    def wanted(self, state: Mapping[str, T]) -> dict[str, T]:
+        """``state``, by their names, without what is dropped."""
+        return {key: value for key, value in state.items() if not self.drops(key)}
+
+    def under(self, prefix: str) -> KeyMap:
+        """The same map for files that put ``prefix`` (which ends in a dot) before each of their names."""
+        rules = [Rule(tuple(prefix + text for text in rule.theirs), rule.ours, rule.edit) for rule in self.rules]
+        rebuilt = {prefix + name: make for name, make in self.rebuilt.items()}
+        return KeyMap(rules, [prefix + text for text in self.dropped], rebuilt)
+
     def ours(self, key: str) -> str:
         """Our name for their tensor ``key`` (a fused tensor's name for each of its parts)."""
         found = self._rule_for_theirs(key)
@@ -91,11 +126,11 @@ class KeyMap:
         return [key] if found is None else [pattern.format(**found[1]) for pattern in found[0].theirs]
 
     def load(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their tensors under our names. A fused tensor of which a part is missing is left out, so that the strict
-        check that follows reports it."""
+        """Their tensors under our names, less what is dropped. A fused tensor of which a part is missing is left out,
+        so that the strict check that follows reports it."""
         out: dict[str, Tensor] = {}
         parts: dict[str, tuple[Rule, dict[int, Tensor]]] = {}
-        for key, tensor in state.items():
+        for key, tensor in self.wanted(state).items():
             found = self._rule_for_theirs(key)
             if found is None:
                 out[key] = tensor

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -18,17 +19,27 @@ class ComponentSpec:
     ``class_names`` are the classes a ``config.json`` may name. ``configure`` turns that file's mapping into the
     part's config and raises ``CheckpointError`` on what it does not understand. ``build`` makes the module (on
     whatever device is current). ``keymap`` translates the published names into the module's, for a config.
+
+    ``layouts`` are key maps of other namings that such a part is published in, by name (``original``). A file in one
+    of them has no config: ``guess`` finds it from the names and shapes (``{name: shape}``) of the tensors.
     """
 
     class_names: tuple[str, ...]
     configure: Callable[[Mapping[str, Any]], Any]
     build: Callable[[Any], nn.Module]
     keymap: Callable[[Any], KeyMap]
+    layouts: Mapping[str, Callable[[Any], KeyMap]] = field(default_factory=lambda: MappingProxyType({}))
+    guess: Callable[[Mapping[str, tuple[int, ...]]], Any] | None = None
 
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """What a request gets where it says nothing. ``height`` and ``width`` in pixels, ``max_tokens`` of the prompt."""
+    """What a request gets where it says nothing. ``height`` and ``width`` in pixels, ``max_tokens`` of the prompt.
+
+    ``instruction`` is what stands before a prompt (not before a negative one) when it is encoded. ``schedule`` names
+    whose noise levels they are. ``bin_base`` is the side of the table of sizes the model was trained with
+    (``frolic.bins``), 0 where there is none. ``pag_layers`` are the blocks that perturbed-attention guidance perturbs.
+    """
 
     height: int
     width: int
@@ -39,13 +50,50 @@ class SamplingDefaults:
     max_tokens: int
     negative_prompt: str = ""
     lowercase: bool = True
+    instruction: str = ""
+    schedule: str = "diffusers"
+    bin_base: int = 0
+    pag_layers: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published checkpoint: what it is called here, where it lies, and what must be known to draw with it.
+
+    ``repo`` is the pipeline folder on the Hub and ``original`` the authors' own file as ``org/name:path``, where there
+    is one. ``config`` is the transformer's config. ``dtypes`` holds, for each part, the names of the dtypes that are
+    safe, the one to prefer on an accelerator first; ``variant`` is the file variant (``fp16``, ``bf16``) that holds it.
+    ``size`` is the side in pixels that it was trained for, ``defaults`` what differs from the family's defaults.
+    """
+
+    name: str
+    repo: str
+    original: str
+    config: Any
+    size: int
+    dtypes: Mapping[str, tuple[str, ...]]
+    variant: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    license: str = ""
 
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """A family of models that one pipeline draws with; ``pipeline_class`` is what ``model_index.json`` names it."""
+    """A family of models that one pipeline draws with.
+
+    ``pipeline_classes`` are what a ``model_index.json`` may name it. Every pipeline has the ``components``; the
+    ``optional`` ones are there or not, and can be given beside a model. ``adapt`` turns the configs of the components
+    into the sampling defaults that follow from them. ``dtypes`` names, for each part that is not safe in all, those
+    that are, the one to prefer first. ``native`` changes the defaults to what the authors' own code does where
+    diffusers differs.
+    """
 
     name: str
-    pipeline_class: str
+    pipeline_classes: tuple[str, ...]
     components: Mapping[str, ComponentSpec]
     defaults: SamplingDefaults
+    published: tuple[Published, ...] = ()
+    optional: Mapping[str, ComponentSpec] = field(default_factory=lambda: MappingProxyType({}))
+    adapt: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda configs: {}
+    dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    native: Callable[[SamplingDefaults], SamplingDefaults] = lambda defaults: defaults

@@ -6,10 +6,10 @@ import pytest
 
 from frolic.errors import CheckpointError
 from frolic.models.dcae import DCAEConfig
-from frolic.models.sana import SanaConfig
+from frolic.models.sana import SanaConfig, SanaControlNetConfig
 from frolic.models.text import Gemma2Config
 
-CONFIGS = [SanaConfig(), DCAEConfig(), Gemma2Config()]
+CONFIGS = [SanaConfig(), SanaControlNetConfig(), DCAEConfig(), Gemma2Config()]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: type(c).__name__)
@@ -33,10 +33,12 @@ def test_the_nearest_name_is_suggested():
 @pytest.mark.parametrize(
     ("kind", "entry", "said"),
     [
-        (SanaConfig, {"interpolation_scale": 2.0}, "interpolation_scale is 2.0"),
-        (SanaConfig, {"guidance_embeds": True}, "guidance_embeds is True"),
-        (SanaConfig, {"qk_norm": "layer_norm"}, "qk_norm 'layer_norm'"),
-        (SanaConfig, {"cross_attention_dim": 7}, "cross_attention_dim is 7"),
+        (SanaConfig, {"interpolation_scale": -2.0}, "interpolation_scale is -2.0"),
+        (SanaConfig, {"interpolation_scale": 1, "patch_size": 64}, "patch_size is 64, more than sample_size, 32"),
+        (SanaConfig, {"norm_elementwise_affine": True}, "norm_elementwise_affine is True"),
+        (SanaConfig, {"guidance_embeds": None}, "guidance_embeds is None"),
+        (SanaConfig, {"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'"),
+        (SanaConfig, {"cross_attention_dim": 7}, "cross_attention_dim is 7, it must be the width, 2240"),
         (SanaConfig, {"num_attention_heads": 3}, "make the two products equal"),
         (DCAEConfig, {"encoder_block_types": "Swin"}, "block type 'Swin'"),
         (DCAEConfig, {"decoder_norm_types": "batch_norm"}, "decoder_norm_types"),
@@ -50,6 +52,13 @@ def test_what_cannot_be_honoured_is_refused(kind, entry, said):
     with pytest.raises(CheckpointError) as refused:
         kind.from_json(entry)
     assert said in str(refused.value)
+
+
+def test_dimensions_that_do_not_fit_are_said_at_once():
+    with pytest.raises(CheckpointError) as refused:
+        SanaConfig.from_json({"num_attention_heads": 3, "cross_attention_dim": 7, "mlp_ratio": 1e-9})
+    for said in ("make the two products equal", "cross_attention_dim is 7", "no feed-forward has that width"):
+        assert said in str(refused.value)
 
 
 def test_the_published_autoencoder_has_stride_32():

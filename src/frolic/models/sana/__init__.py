@@ -1,7 +1,24 @@
-"""SANA's linear-attention diffusion transformer (Xie et al. 2024, arXiv 2410.10629)."""
+"""SANA's linear-attention diffusion transformer (Xie et al. 2024, arXiv 2410.10629) and its ControlNet."""
 
-from frolic.models.sana.config import SanaConfig
-from frolic.models.sana.keymap import diffusers_keys
-from frolic.models.sana.model import SanaBlock, SanaContext, SanaState, SanaTransformer
+from frolic.models.sana.block import SanaBlock, SanaContext, SanaState
+from frolic.models.sana.config import SanaConfig, SanaControlNetConfig
+from frolic.models.sana.controlnet import INJECTIONS, Injection, SanaControl, SanaControlNet
+from frolic.models.sana.keymap import controlnet_keys, diffusers_keys
+from frolic.models.sana.model import SanaTransformer
+from frolic.types import Perturb
 
-__all__ = ["SanaBlock", "SanaConfig", "SanaContext", "SanaState", "SanaTransformer", "diffusers_keys"]
+__all__ = [
+    "INJECTIONS",
+    "Injection",
+    "Perturb",
+    "SanaBlock",
+    "SanaConfig",
+    "SanaContext",
+    "SanaControl",
+    "SanaControlNet",
+    "SanaControlNetConfig",
+    "SanaState",
+    "SanaTransformer",
+    "controlnet_keys",
+    "diffusers_keys",
+]

@@ -2,35 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from frolic.models.dcae import DCAE, DCAEConfig
 from frolic.models.dcae import diffusers_keys as dcae_keys
-from frolic.models.sana.config import SanaConfig
-from frolic.models.sana.keymap import diffusers_keys
+from frolic.models.dcae import original_keys as dcae_original_keys
+from frolic.models.dcae.guess import guess as guess_dcae
+from frolic.models.sana.config import SanaConfig, SanaControlNetConfig
+from frolic.models.sana.controlnet import SanaControlNet
+from frolic.models.sana.guess import guess as guess_sana
+from frolic.models.sana.guess import guess_controlnet
+from frolic.models.sana.instruction import INSTRUCTIONS
+from frolic.models.sana.keymap import controlnet_keys, diffusers_keys, original_controlnet_keys, original_keys
 from frolic.models.sana.model import SanaTransformer
-from frolic.models.text import Gemma2Config, Gemma2Encoder, transformers_keys
+from frolic.models.sana.published import PUBLISHED
+from frolic.models.text import Gemma2Config, Gemma2Encoder, causal_lm_keys, transformers_keys
 from frolic.spec import ComponentSpec, FamilySpec, SamplingDefaults
+
+_BIN_BASES = {16: 512, 32: 1024, 64: 2048, 128: 4096}
+"""Which table of picture sizes a transformer was trained with, by the side of its latents."""
+
+
+def _adapt(configs: Mapping[str, Any]) -> dict[str, Any]:
+    side = configs["transformer"].sample_size * configs["vae"].stride
+    return {"height": side, "width": side, "bin_base": _BIN_BASES.get(configs["transformer"].sample_size, 0)}
+
+
+def _native(defaults: SamplingDefaults) -> SamplingDefaults:
+    instruction = INSTRUCTIONS["native"] if defaults.instruction == INSTRUCTIONS["diffusers"] else defaults.instruction
+    return replace(defaults, schedule="native", instruction=instruction)
+
 
 SANA = FamilySpec(
     name="sana",
-    pipeline_class="SanaPipeline",
+    pipeline_classes=("SanaPipeline", "SanaPAGPipeline", "SanaControlNetPipeline"),
     components={
         "transformer": ComponentSpec(
             class_names=("SanaTransformer2DModel",),
             configure=SanaConfig.from_json,
             build=SanaTransformer,
             keymap=diffusers_keys,
+            layouts={"original": original_keys},
+            guess=guess_sana,
         ),
         "vae": ComponentSpec(
             class_names=("AutoencoderDC",),
             configure=DCAEConfig.from_json,
             build=DCAE,
             keymap=dcae_keys,
+            layouts={"original": dcae_original_keys},
+            guess=guess_dcae,
         ),
         "text_encoder": ComponentSpec(
-            class_names=("Gemma2Model",),
+            class_names=("Gemma2Model", "Gemma2ForCausalLM"),
             configure=Gemma2Config.from_json,
             build=Gemma2Encoder,
             keymap=transformers_keys,
+            layouts={"causal_lm": causal_lm_keys},
+        ),
+    },
+    optional={
+        "controlnet": ComponentSpec(
+            class_names=("SanaControlNetModel",),
+            configure=SanaControlNetConfig.from_json,
+            build=SanaControlNet,
+            keymap=controlnet_keys,
+            layouts={"original": original_controlnet_keys},
+            guess=guess_controlnet,
         ),
     },
     defaults=SamplingDefaults(
@@ -41,5 +81,12 @@ SANA = FamilySpec(
         sampler="dpmpp_2m",
         shift=3.0,
         max_tokens=300,
+        instruction=INSTRUCTIONS["diffusers"],
     ),
+    # Sprint models draw in one to four steps of a sampler that is not here.
+    published=tuple(entry for entry in PUBLISHED if not entry.config.guidance_embeds),
+    adapt=_adapt,
+    # Its decoder overflows in float16, and the language model was trained in bfloat16.
+    dtypes={"vae": ("bfloat16", "float32"), "text_encoder": ("bfloat16", "float32")},
+    native=_native,
 )
