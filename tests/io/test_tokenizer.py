@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from frolic.errors import CheckpointError
-from frolic.io.tokenizer import Tokenizer
+from frolic.io.problems import Problems
+from frolic.io.tokenizer import Tokenizer, find_tokenizer
 
 BOS = 2
 
@@ -56,3 +57,21 @@ def test_the_vocabulary_reaches_to_the_largest_id(tokenizer: Tokenizer, tiny_fol
     raw["model"]["vocab"]["zz"] = 499
     (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
     assert Tokenizer(tmp_path / "tokenizer.json").vocabulary == 500
+
+
+def test_ids_are_those_that_are_encoded(tokenizer: Tokenizer) -> None:
+    ids, mask = tokenizer.encode(["a red panda"], 8)
+    assert tokenizer.ids("a red panda") == ids[mask].tolist() and tokenizer.ids("")[0] == BOS
+    assert ids[~mask].eq(tokenizer.pad).all()
+
+
+def test_a_folder_without_a_usable_tokenizer_says_so(tiny_folder: Path, tmp_path: Path) -> None:
+    problems = Problems("Nothing can be read; look")
+    assert find_tokenizer(tiny_folder / "tokenizer", problems).is_file() and not problems
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    find_tokenizer(folder, problems)
+    assert "missing (1): tokenizer/tokenizer.json" in str(problems)
+    (folder / "tokenizer.model").write_bytes(b"sentences")
+    find_tokenizer(folder, problems)
+    assert "tokenizer/tokenizer.model alone; put the same model's tokenizer.json beside it" in str(problems)

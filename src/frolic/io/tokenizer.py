@@ -9,10 +9,27 @@ import torch
 from torch import Tensor
 
 from frolic.errors import CheckpointError
+from frolic.io.problems import Problems
+
+FILE = "tokenizer.json"
+_SENTENCEPIECE = "tokenizer.model"
+
+
+def find_tokenizer(folder: Path, problems: Problems) -> Path:
+    """The tokenizer in ``folder``, a pipeline folder's ``tokenizer``. That there is none is noted."""
+    if not (folder / FILE).is_file():
+        if (folder / _SENTENCEPIECE).is_file():
+            problems.add("unsupported", f"{folder.name}/{_SENTENCEPIECE} alone; put the same model's {FILE} beside it")
+        else:
+            problems.add("missing", f"{folder.name}/{FILE}")
+    return folder / FILE
 
 
 class Tokenizer:
-    """A tokenizer of the ``tokenizers`` library. Special tokens (BOS) are added where its file says so."""
+    """A tokenizer of the ``tokenizers`` library. Special tokens (BOS) are added where its file says so.
+
+    ``pad`` is the id that stands where there is no token.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read ``path``.
@@ -30,16 +47,22 @@ class Tokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
         pad = self._backend.token_to_id("<pad>")
-        self._pad = 0 if pad is None else pad
+        self.pad: int = 0 if pad is None else pad
 
     @property
     def vocabulary(self) -> int:
         """How many rows an embedding needs: the largest id and one. Ids may leave gaps, so it is not their number."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    def count(self, prompt: str) -> int:
-        """Tokens in ``prompt``, special ones included, before truncation."""
-        return len(self._backend.encode(prompt).ids)
+    def ids(self, text: str) -> list[int]:
+        """The ids of all of ``text``, special ones included. Text is one string to it: the ids of a part need not be
+        part of the ids."""
+        ids: list[int] = self._backend.encode(text).ids
+        return ids
+
+    def count(self, text: str) -> int:
+        """Tokens in ``text``, special ones included, before truncation."""
+        return len(self.ids(text))
 
     def encode(self, prompts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
         """Ids [B, max_tokens] (int64) and mask [B, max_tokens] (bool, True on real tokens).
@@ -47,7 +70,7 @@ class Tokenizer:
         Padded on the right; cut on the right, so that BOS stays. A prompt without any token keeps its first place
         unmasked, because attention needs something to look at.
         """
-        ids_BS = torch.full((len(prompts), max_tokens), self._pad, dtype=torch.int64)
+        ids_BS = torch.full((len(prompts), max_tokens), self.pad, dtype=torch.int64)
         mask_BS = torch.zeros(len(prompts), max_tokens, dtype=torch.bool)
         for row, encoding in enumerate(self._backend.encode_batch(list(prompts))):
             kept = encoding.ids[:max_tokens]

@@ -2,14 +2,14 @@
 
 An own module, because importing transformers costs more than drawing the starter's picture.
 
-B batch, S tokens, D width, N heads, G key/value heads, K head width.
+B batch, P tokens of a prefix, S tokens behind it, T = P + S, D width, N heads, G key/value heads, K head width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange, repeat
@@ -59,6 +59,7 @@ _IGNORED = {
     "dtype", "torch_dtype", "final_logit_softcapping", "initializer_range", "max_position_embeddings",
     "tie_word_embeddings", "transformers_version", "use_cache", "is_encoder_decoder", "output_hidden_states",
     "output_attentions", "return_dict", "chunk_size_feed_forward", "id2label", "label2id", "problem_type",
+    "sliding_window_size",
 }  # fmt: skip
 
 
@@ -124,6 +125,30 @@ class Gemma2Config:
         }
 
 
+KeysValues: TypeAlias = tuple[Tensor, Tensor]
+"""A layer's keys, turned to their positions, and values: ``[B, G, T, K]`` each."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What an encoder keeps of a text that others begin with: ``states`` [1, P, D] and each layer's keys and values.
+
+    A token sees none that come after it, so these are the same whatever follows.
+    """
+
+    states_1PD: Tensor
+    layers: tuple[KeysValues, ...]
+
+    @property
+    def length(self) -> int:
+        return self.states_1PD.shape[1]
+
+    def first(self, count: int) -> Prefix:
+        """Of its first ``count`` tokens only; nothing is computed or copied."""
+        layers = tuple((k[:, :, :count], v[:, :, :count]) for k, v in self.layers)
+        return Prefix(self.states_1PD[:, :count], layers)
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention with rotary positions and an optional soft cap on the logits."""
 
@@ -135,19 +160,24 @@ class Attention(nn.Module):
         self.v = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=False)
         self.out = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
 
-    def forward(self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor], allowed_B1SS: Tensor) -> Tensor:
+    def forward(
+        self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor], allowed_B1ST: Tensor, before: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
         c = self.config
         q, k, v = (rearrange(f(x_BSD), "b s (n k) -> b n s k", k=c.head_dim) for f in (self.q, self.k, self.v))
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        k, v = (repeat(t, "b g s k -> b (g r) s k", r=c.heads // c.kv_heads) for t in (k, v))
+        if before is not None:
+            k, v = (torch.cat([p.expand(len(t), -1, -1, -1), t], dim=2) for p, t in zip(before, (k, v), strict=True))
+        known = (k, v)
+        k, v = (repeat(t, "b g t k -> b (g r) t k", r=c.heads // c.kv_heads) for t in (k, v))
         scale = c.query_scalar**-0.5
         if c.softcap is None:
-            out = softmax_attention(q, k, v, allowed_B1SS, scale=scale)
+            out = softmax_attention(q, k, v, allowed_B1ST, scale=scale)
         else:
             logits = torch.tanh((q @ k.transpose(-1, -2)) * (scale / c.softcap)) * c.softcap
-            logits = logits.float().masked_fill(~allowed_B1SS, torch.finfo(torch.float32).min)
+            logits = logits.float().masked_fill(~allowed_B1ST, torch.finfo(torch.float32).min)
             out = logits.softmax(dim=-1).to(v.dtype) @ v
-        return self.out(rearrange(out, "b n s k -> b s (n k)"))
+        return self.out(rearrange(out, "b n s k -> b s (n k)")), known
 
 
 class MLP(nn.Module):
@@ -174,9 +204,12 @@ class Layer(nn.Module):
         self.norm_mlp_in = GemmaRMSNorm(config.width, eps=config.eps)
         self.norm_mlp_out = GemmaRMSNorm(config.width, eps=config.eps)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], allowed: Tensor) -> Tensor:
-        x = x + self.norm_attn_out(self.attn(self.norm_attn_in(x), rotary, allowed))
-        return x + self.norm_mlp_out(self.mlp(self.norm_mlp_in(x)))
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], allowed: Tensor, before: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
+        seen, known = self.attn(self.norm_attn_in(x), rotary, allowed, before)
+        x = x + self.norm_attn_out(seen)
+        return x + self.norm_mlp_out(self.mlp(self.norm_mlp_in(x))), known
 
 
 class Gemma2Encoder(nn.Module):
@@ -189,23 +222,43 @@ class Gemma2Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = GemmaRMSNorm(config.width, eps=config.eps)
 
-    def forward(self, ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
-        """``ids`` [B, S] padded on the right, ``mask`` [B, S] (true where a token is real) to ``[B, S, D]``."""
+    def forward(self, ids_BS: Tensor, mask_BS: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """``ids`` [B, S] padded on the right, ``mask`` [B, S] (true where a token is real) to ``[B, S, D]``.
+
+        With a ``prefix``, those of the tokens behind it: as if it stood before each row, at the cost of the row alone.
+        Padding sees the real tokens before it and no other padding, as published.
+        """
+        return self._run(ids_BS, mask_BS, prefix, None)
+
+    def prefix(self, ids_1P: Tensor) -> Prefix:
+        """What ``forward`` needs of texts that begin with ``ids`` [1, P], all of them real."""
+        known: list[KeysValues] = []
+        states = self._run(ids_1P, torch.ones_like(ids_1P, dtype=torch.bool), None, known)
+        return Prefix(states, tuple(known))
+
+    def _run(self, ids_BS: Tensor, mask_BS: Tensor, prefix: Prefix | None, known: list[KeysValues] | None) -> Tensor:
+        """The hidden states; each layer's keys and values are put into ``known``, where wanted."""
         # The published model rounds this scale to its own dtype, and so is tuned to the rounded one.
         scale = torch.tensor(self.config.width**0.5).to(self.embed.weight.dtype)
         x = self.embed(ids_BS) * scale.to(self.embed.weight.device)
-        rotary = rotary_table(ids_BS.shape[1], self.config.head_dim, self.config.rope_theta, x)
-        full = allowed_pairs(mask_BS, None)
-        sliding = allowed_pairs(mask_BS, self.config.window)
-        for layer in self.layers:
-            x = layer(x, rotary, sliding if layer.sliding else full)
+        past = 0 if prefix is None else prefix.length
+        rotary = rotary_table(past, ids_BS.shape[1], self.config.head_dim, self.config.rope_theta, x)
+        full = allowed_pairs(mask_BS, None, past)
+        sliding = allowed_pairs(mask_BS, self.config.window, past)
+        for index, layer in enumerate(self.layers):
+            before = None if prefix is None else prefix.layers[index]
+            x, own = layer(x, rotary, sliding if layer.sliding else full, before)
+            if known is not None:
+                known.append(own)
         return self.norm(x)
 
 
-def rotary_table(length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine ``[S, K]`` for positions 0..S-1, in the dtype and on the device of ``like``."""
+def rotary_table(start: int, length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine ``[S, K]`` for ``length`` positions from ``start`` on. Computed in float32, rounded to the dtype
+    of ``like``, on its device."""
     powers = torch.arange(0, head_dim, 2, dtype=torch.float32, device=like.device) / head_dim
-    angles = torch.arange(length, dtype=torch.float32, device=like.device)[:, None] * theta**-powers
+    positions = torch.arange(start, start + length, dtype=torch.float32, device=like.device)
+    angles = positions[:, None] * theta**-powers
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
@@ -216,21 +269,23 @@ def rotate(x_BNSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
     return x_BNSK * cos_SK + torch.cat([-second, first], dim=-1) * sin_SK
 
 
-def allowed_pairs(mask_BS: Tensor, window: int | None) -> Tensor:
-    """``[B, 1, S, S]``: may token i read token j? Itself always, so that a row of padding stays finite."""
+def allowed_pairs(mask_BS: Tensor, window: int | None, past: int = 0) -> Tensor:
+    """``[B, 1, S, T]``: may token i, behind ``past`` real ones, read token j? Itself where there is no other, so that a
+    row of padding stays finite."""
     length = mask_BS.shape[1]
-    position = torch.arange(length, device=mask_BS.device)
-    behind = position[:, None] - position[None, :]
+    position = torch.arange(past + length, device=mask_BS.device)
+    behind = position[past:, None] - position[None, :]
     causal = behind >= 0
     if window is not None:
         causal = causal & (behind < window)
-    return (causal & mask_BS.bool()[:, None, None, :]) | (behind == 0)
+    allowed = causal & F.pad(mask_BS.bool(), (past, 0), value=True)[:, None, None, :]
+    return allowed | ((behind == 0) & ~allowed.any(dim=-1, keepdim=True))
 
 
 def transformers_keys(config: Gemma2Config) -> KeyMap:
     """transformers' names for the tensors of ``Gemma2Model``."""
     layer = "layers.{i}"
-    rules = [Rule.of("embed_tokens.weight", "embed.weight")]
+    rules = [Rule.of("embed_tokens.weight", "embed.weight"), Rule.of("norm.weight", "norm.weight")]
     for theirs, ours in (
         ("self_attn.q_proj", "attn.q"),
         ("self_attn.k_proj", "attn.k"),
@@ -246,3 +301,9 @@ def transformers_keys(config: Gemma2Config) -> KeyMap:
     ):
         rules.append(Rule.of(f"{layer}.{theirs}.weight", f"{layer}.{ours}.weight"))
     return KeyMap(rules)
+
+
+def causal_lm_keys(config: Gemma2Config) -> KeyMap:
+    """transformers' names for the tensors of ``Gemma2ForCausalLM``. Its head shares the embedding's weights, so that a
+    file may hold it or not; an encoder has no use for it."""
+    return KeyMap(transformers_keys(config).under("model.").rules, dropped=("lm_head.weight",))
