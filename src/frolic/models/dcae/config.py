@@ -68,6 +68,25 @@ class DCAEConfig:
         """Pixels per latent along a side."""
         return int(2 ** (len(self.encoder) - 1))
 
+    def decode_bytes(
+        self, height: int, width: int, itemsize: int, budget: int, device: str, tiling: str = "auto"
+    ) -> tuple[int, bool]:
+        """What decoding ``height`` x ``width`` latents holds at once beside the weights, and whether it is done in
+        strips, with ``budget`` bytes to spare."""
+        from frolic.models.dcae import sizes  # it imports this
+
+        pixels = (height * self.stride, width * self.stride)
+        tile = None if tiling == "off" else sizes.tile_for(self, *pixels, itemsize, budget, device)
+        if tile is None and tiling == "on":
+            tile = sizes.PLANNED
+        return sizes.decode_bytes(self, *pixels, itemsize, tile, device), tile is not None
+
+    def decode_flops(self, height: int, width: int) -> float:
+        """Floating-point operations of decoding ``height`` x ``width`` latents."""
+        from frolic.models.dcae import sizes
+
+        return sizes.decode_flops(self, height * self.stride, width * self.stride)
+
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> DCAEConfig:
         """From diffusers' ``AutoencoderDC`` config.

@@ -8,6 +8,7 @@ undoing it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frolic.models.dcae.config import VIT, DCAEConfig, Stage
+from frolic.models.dcae.local import Doubling, Local, doubled, folded, silu, unfolded
 from frolic.nn.norm import ChannelRMSNorm
 
 _EPS = 1e-5
@@ -31,8 +33,11 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm = ChannelRMSNorm(width, eps=_EPS, bias=True)
 
+    def layer(self) -> Local:
+        return Local((self.conv1, silu, self.conv2, self.norm), ())
+
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.conv2(F.silu(self.conv1(x))))
+        return self.layer()(x)
 
 
 class LocalScale(nn.Module):
@@ -44,7 +49,15 @@ class LocalScale(nn.Module):
         self.mix = nn.Conv2d(channels, channels, 1, groups=3 * heads, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(self.depth(x))
+        return self.mixed(self.depth(x))
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """The 1x1 convolution in groups, as one product a group: as a convolution it is many times slower."""
+        groups = self.mix.groups
+        weight = rearrange(self.mix.weight, "(g o) k 1 1 -> g k o", g=groups)
+        split = rearrange(x, "b (g k) h w -> g (b h w) k", g=groups)
+        mixed = torch.bmm(split, weight)
+        return rearrange(mixed, "g (b h w) o -> b h w (g o)", b=x.shape[0], h=x.shape[2], w=x.shape[3]).movedim(-1, 1)
 
 
 class MultiScaleAttention(nn.Module):
@@ -52,6 +65,8 @@ class MultiScaleAttention(nn.Module):
 
     The channels of the concatenated q, k, v are dealt to heads in runs of three head widths, as in the published
     weights; so a "query" of one head may come from what the linear calls a key.
+
+    All that a position reads of the others is ``summary``; who has it can compute the rest a few rows at a time.
     """
 
     def __init__(self, width: int, head_dim: int, kernels: tuple[int, ...]) -> None:
@@ -65,25 +80,46 @@ class MultiScaleAttention(nn.Module):
         self.norm = ChannelRMSNorm(width, eps=_EPS, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        qkv = self.qkv(x.movedim(1, -1)).movedim(-1, 1)
-        qkv = torch.cat([qkv, *(scale(qkv) for scale in self.scales)], dim=1)
-        q, k, v = rearrange(qkv, "b (g three k) h w -> three b g k (h w)", three=3, k=self.head_dim)
-        mixed = self._attend(F.relu(q), F.relu(k), v)
-        out = self.out(rearrange(mixed, "b g k (h w) -> b h w (g k)", h=height, w=width)).movedim(-1, 1)
-        return x + self.norm(out)
+        qkv = self.project(x)
+        q, k, v = self.heads(torch.cat([qkv, *(scale(qkv) for scale in self.scales)], dim=1))
+        few = self.is_small(x.shape[-2] * x.shape[-1])
+        mixed = _quadratic(q, k, v) if few else self.read(q, self.summary(k, v), v.dtype)
+        return x + self.finish(mixed, x.shape[-2])
 
-    def _attend(self, q_BGKL: Tensor, k_BGKL: Tensor, v_BGKL: Tensor) -> Tensor:
-        if q_BGKL.shape[-1] <= self.head_dim:
-            # Few positions: the quadratic order is the cheaper one, and the one published models were trained with.
-            scores = (k_BGKL.transpose(-1, -2) @ q_BGKL).float()
-            scores = scores / (scores.sum(dim=2, keepdim=True) + _ATTENTION_EPS)
-            return v_BGKL @ scores.to(v_BGKL.dtype)
-        with torch.autocast(q_BGKL.device.type, enabled=False):
-            q, k, v = q_BGKL.float(), k_BGKL.float(), v_BGKL.float()
-            total = (v @ k.transpose(-1, -2)) @ q
-            norm = k.sum(dim=-1)[:, :, None] @ q
-            return (total / (norm + _ATTENTION_EPS)).to(v_BGKL.dtype)
+    def is_small(self, positions: int) -> bool:
+        """Whether the quadratic order of the products is the cheaper one: published models were trained with it."""
+        return positions <= self.head_dim
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.qkv(x.movedim(1, -1)).movedim(-1, 1)
+
+    def heads(self, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v ``[B, G, L, K]`` from those of every scale, side by side in the channels; ReLU is taken."""
+        q, k, v = rearrange(scales, "b (g three k) h w -> three b g (h w) k", three=3, k=self.head_dim)
+        return F.relu(q), F.relu(k), v
+
+    def summary(self, k_BGLK: Tensor, v_BGLK: Tensor) -> Tensor:
+        """``[B, G, K, K + 1]``: the sum of ``k^T v`` and, in the last column, of ``k``, in float32. Adds up over parts
+        of a picture."""
+        with torch.autocast(k_BGLK.device.type, enabled=False):
+            k, v = k_BGLK.float(), v_BGLK.float()
+            return torch.cat([k.transpose(-1, -2) @ v, k.sum(dim=-2)[..., None]], dim=-1)
+
+    def read(self, q_BGLK: Tensor, summary: Tensor, dtype: torch.dtype) -> Tensor:
+        """What every position gets, ``[B, G, L, K]``."""
+        with torch.autocast(q_BGLK.device.type, enabled=False):
+            total = q_BGLK.float() @ summary
+            return (total[..., :-1] / (total[..., -1:] + _ATTENTION_EPS)).to(dtype)
+
+    def finish(self, mixed_BGLK: Tensor, height: int) -> Tensor:
+        out = self.out(rearrange(mixed_BGLK, "b g (h w) k -> b h w (g k)", h=height))
+        return self.norm(out.movedim(-1, 1))
+
+
+def _quadratic(q_BGLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor) -> Tensor:
+    scores = (q_BGLK @ k_BGLK.transpose(-1, -2)).float()
+    scores = scores / (scores.sum(dim=-1, keepdim=True) + _ATTENTION_EPS)
+    return scores.to(v_BGLK.dtype) @ v_BGLK
 
 
 class GatedConv(nn.Module):
@@ -97,9 +133,23 @@ class GatedConv(nn.Module):
         self.project = nn.Conv2d(ratio * width, width, 1, bias=False)
         self.norm = ChannelRMSNorm(width, eps=_EPS, bias=True)
 
+    def layer(self) -> Local:
+        expand, project = partial(_pointwise, self.expand), partial(_pointwise, self.project)
+        return Local((expand, silu, self.depth, _gated, project, self.norm), ())
+
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.depth(F.silu(self.expand(x))).chunk(2, dim=1)
-        return x + self.norm(self.project(value * F.silu(gate)))
+        return self.layer()(x)
+
+
+def _gated(x: Tensor) -> Tensor:
+    value, gate = x.chunk(2, dim=1)
+    gate = F.silu(gate)
+    return value * gate if torch.is_grad_enabled() else gate.mul_(value)
+
+
+def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution, as the matrix product that it is."""
+    return F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
 
 
 class EfficientViTBlock(nn.Module):
@@ -124,13 +174,12 @@ class Down(nn.Module):
         else:
             self.conv = nn.Conv2d(inside, outside, 3, stride=2, padding=1)
 
+    def layer(self) -> Local:
+        steps = (self.conv, folded) if self.fold else (self.conv,)
+        return Local(steps, (folded, partial(_means, channels=self.groups)) if self.groups else None)
+
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        if self.fold:
-            y = F.pixel_unshuffle(y, 2)
-        if self.groups:
-            y = y + reduce(F.pixel_unshuffle(x, 2), "b (c g) h w -> b c h w", "mean", c=self.groups)
-        return y
+        return self.layer()(x)
 
 
 class Up(nn.Module):
@@ -141,15 +190,34 @@ class Up(nn.Module):
         self.interpolate = kind == "interpolate"
         self.repeats = outside * 4 // inside if shortcut else 0
         self.conv = nn.Conv2d(inside, outside if self.interpolate else outside * 4, 3, padding=1)
+        self._merged: tuple[tuple[int, int, torch.dtype], Doubling] | None = None
+
+    def layer(self) -> Local:
+        shortcut = (partial(_repeated, times=self.repeats), unfolded) if self.repeats else None
+        if not self.interpolate:
+            return Local((self.conv, unfolded), shortcut)
+        weight = self.conv.weight
+        frozen = not (torch.is_grad_enabled() or weight.is_inference())
+        return Local((self._doubling(),) if frozen and weight.device.type == "cpu" else (doubled, self.conv), shortcut)
+
+    def _doubling(self) -> Doubling:
+        """Kept until the weights change."""
+        weight = self.conv.weight
+        state = (weight.data_ptr(), weight._version, weight.dtype)
+        if self._merged is None or self._merged[0] != state:
+            self._merged = state, Doubling.of(self.conv)
+        return self._merged[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.interpolate:
-            y = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-        else:
-            y = F.pixel_shuffle(self.conv(x), 2)
-        if self.repeats:
-            y = y + F.pixel_shuffle(repeat(x, "b c h w -> b (c r) h w", r=self.repeats), 2)
-        return y
+        return self.layer()(x)
+
+
+def _means(x: Tensor, channels: int) -> Tensor:
+    return reduce(x, "b (c g) h w -> b c h w", "mean", c=channels)
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    return repeat(x, "b c h w -> b (c r) h w", r=times)
 
 
 def _blocks(stage: Stage, head_dim: int) -> list[nn.Module]:
@@ -159,6 +227,26 @@ def _blocks(stage: Stage, head_dim: int) -> list[nn.Module]:
         else partial(ResBlock, stage.width)
     )
     return [make() for _ in range(stage.layers)]
+
+
+Layer = Local | MultiScaleAttention
+
+
+def _layer(module: nn.Module) -> Local:
+    if isinstance(module, nn.Conv2d):
+        return Local((module,), None)
+    assert isinstance(module, ResBlock | GatedConv | Up | Down)
+    return module.layer()
+
+
+def _layers(stages: Iterable[nn.Module]) -> list[Layer]:
+    found: list[Layer] = []
+    for module in (module for stage in stages for module in stage.children()):
+        if isinstance(module, EfficientViTBlock):
+            found += [module.attn, module.mlp.layer()]
+        else:
+            found.append(_layer(module))
+    return found
 
 
 class Encoder(nn.Module):
@@ -185,8 +273,14 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for stage in self.stages:
             x = stage(x)
-        z = self.conv_out(x)
-        return z + reduce(x, "b (c g) h w -> b c h w", "mean", c=self.shortcut) if self.shortcut else z
+        return self._last()(x)
+
+    def layers(self) -> list[Layer]:
+        """All that ``forward`` does, one after the other."""
+        return [_layer(self.conv_in), *_layers(self.stages), self._last()]
+
+    def _last(self) -> Local:
+        return Local((self.conv_out,), (partial(_means, channels=self.shortcut),) if self.shortcut else None)
 
 
 class Decoder(nn.Module):
@@ -214,12 +308,20 @@ class Decoder(nn.Module):
             self.conv_out = Up(width, config.in_channels, config.up, shortcut=False)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.conv_in(z)
-        if self.repeats:
-            x = x + repeat(z, "b c h w -> b (c r) h w", r=self.repeats)
+        x = self._first()(z)
         for stage in reversed(self.stages):
             x = stage(x)
-        return self.conv_out(self.activation(self.norm_out(x)))
+        return self._last()(x)
+
+    def layers(self) -> list[Layer]:
+        """All that ``forward`` does, one after the other."""
+        return [self._first(), *_layers(reversed(self.stages)), self._last()]
+
+    def _first(self) -> Local:
+        return Local((self.conv_in,), (partial(_repeated, times=self.repeats),) if self.repeats else None)
+
+    def _last(self) -> Local:
+        return Local((self.norm_out, self.activation, *_layer(self.conv_out).steps), None)
 
 
 class DCAE(nn.Module):
