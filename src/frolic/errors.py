@@ -5,6 +5,7 @@
     │   └── ConfigError             2   a recipe or a setting is wrong
     ├── ModelError                  3   a model cannot be used
     │   ├── ModelNotFoundError      3   nothing is at that name or path
+    │   ├── AccessError             3   the model's owner gives it only after a login or accepted terms
     │   ├── CheckpointError         3   weights are truncated, missing, foreign, misshapen or not finite
     │   └── UnsafeFileError         3   a pickle was offered where only safetensors is read
     ├── FileError (OSError)         3   a file cannot be read or written
@@ -41,6 +42,10 @@ class ModelError(FrolicError):
 
 
 class ModelNotFoundError(ModelError):
+    pass
+
+
+class AccessError(ModelError):
     pass
 
 
