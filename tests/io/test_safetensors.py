@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,43 @@ def test_the_weights_of_a_folder_are_found_or_the_reason_given(tmp_path: Path) -
         st.find_weights(tmp_path)
     with pytest.raises(FileError, match="no file"):
         st.load(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "model"])
+@pytest.mark.parametrize(
+    ("variant", "tail"),
+    [
+        ("", ".safetensors"),
+        ("", ".safetensors.index.json"),
+        ("fp16", ".fp16.safetensors"),
+        ("bf16", ".safetensors.index.bf16.json"),
+        ("fp16", ".fp16.safetensors.index.json"),
+        ("fp16", ".safetensors.fp16.index.json"),
+    ],
+)
+def test_the_weights_of_a_variant_are_found_and_no_others(tmp_path: Path, stem: str, variant: str, tail: str) -> None:
+    (tmp_path / f"{stem}{tail}").write_bytes(b"")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
+    assert st.find_weights(tmp_path, variant).name == stem + tail
+    for other in {"", "fp16", "bf16"} - {variant}:
+        with pytest.raises((ModelNotFoundError, UnsafeFileError)):
+            st.find_weights(tmp_path, other)
+
+
+def test_tensors_that_are_made_one_at_a_time_are_written_as_if_all_were_there(tmp_path: Path) -> None:
+    tensors = {"b": torch.randn(2, 3), "a": torch.ones(4, dtype=torch.bfloat16), "c": torch.zeros(0)}
+    specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    st.save(tensors, tmp_path / "saved.safetensors")
+    st.write(specs, lambda names: (tensors[name] for name in names), tmp_path / "streamed.safetensors")
+    assert (tmp_path / "saved.safetensors").read_bytes() == (tmp_path / "streamed.safetensors").read_bytes()
+
+    def broken(names: Sequence[str]) -> Iterator[torch.Tensor]:
+        yield from (tensors[name] for name in names)
+        raise CheckpointError("at the end")
+
+    with pytest.raises(CheckpointError, match="at the end"):
+        st.write(specs, broken, tmp_path / "broken.safetensors")
+    assert not (tmp_path / "broken.safetensors").exists()
 
 
 def test_the_fingerprint_is_of_the_contents(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
@@ -41,6 +41,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100_000_000
+VARIANTS = ("", "fp16", "bf16")
+"""What may stand before ``.safetensors`` in a weight file's name; the plain one first."""
 PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
 
 
@@ -153,24 +155,41 @@ def read_headers(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def find_weights(folder: Path) -> Path:
-    """The weights of a component's folder: one ``.safetensors`` or the index of its shards.
+def find_weights(folder: Path, variant: str = "") -> Path:
+    """The weights of a component's folder: one ``.safetensors`` or the index of its shards, of the ``variant`` that
+    stands in their names (``""`` is the plain one).
 
     Raises:
         UnsafeFileError: there are only pickles.
         ModelNotFoundError: there are none, or several to choose from.
     """
-    stems = ("diffusion_pytorch_model", "model")
-    for name in (f"{stem}.safetensors{tail}" for stem in stems for tail in ("", ".index.json")):
+    wanted = [f"{stem}{tail}" for stem in _STEMS for tail in weight_names(variant)]
+    for name in wanted:
         if (folder / name).is_file():
             return folder / name
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    for name in names:
+    found = [name for name in names if name.endswith(".safetensors")]
+    for name in [] if found else names:
         if Path(name).suffix in PICKLES:
             refuse_pickle(folder / name)
-    found = [name for name in names if name.endswith(".safetensors")]
     said = f"only {', '.join(found)}" if found else "no weights"
-    raise ModelNotFoundError(f"{folder} holds {said}; it needs {' or '.join(s + '.safetensors' for s in stems)}.")
+    single = [f"{stem}{weight_names(variant)[0]}" for stem in _STEMS]
+    raise ModelNotFoundError(f"{folder} holds {said}; it needs {' or '.join(single)}.")
+
+
+_STEMS = ("diffusion_pytorch_model", "model")
+
+
+def weight_names(variant: str = "") -> tuple[str, ...]:
+    """What follows the stem: a whole file, then an index of shards under each name that one has been published by."""
+    if not variant:
+        return ".safetensors", ".safetensors.index.json"
+    return (
+        f".{variant}.safetensors",
+        f".safetensors.index.{variant}.json",
+        f".{variant}.safetensors.index.json",
+        f".safetensors.{variant}.index.json",
+    )
 
 
 def compare(
@@ -239,20 +258,38 @@ def load(path: Path, *, dtype: torch.dtype | None = None, device: torch.device |
 def save(
     tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None, force: bool = False
 ) -> None:
-    """Write ``tensors`` whole or not at all, in name order. Raises as ``frolic.io.files.whole_file``."""
+    """Write ``tensors`` whole or not at all. Raises as ``frolic.io.files.whole_file``."""
+    specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    write(specs, lambda names: (tensors[name] for name in names), path, metadata=metadata, force=force)
+
+
+def write(
+    specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    stream: Callable[[Sequence[str]], Iterable[Tensor]],
+    path: Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write tensors that are made one at a time, whole or not at all: ``stream`` gets their names in the order of the
+    file and yields them in that order, of the dtype and shape that ``specs`` said. What it raises leaves no file.
+    Raises as ``frolic.io.files.whole_file``.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    for name, tensor in ordered:
-        assert tensor.dtype in _NAMES, f"{name}: {tensor.dtype} has no safetensors name"
-        end = position + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, end]}
+    ordered = sorted(specs, key=lambda name: (-specs[name][0].itemsize, name))
+    for name in ordered:
+        dtype, shape = specs[name]
+        assert dtype in _NAMES, f"{name}: {dtype} has no safetensors name"
+        end = position + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
         position = end
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
     with whole_file(path, force=force) as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
-        for _, tensor in ordered:
+        for name, tensor in zip(ordered, stream(ordered), strict=True):
+            assert (tensor.dtype, tuple(tensor.shape)) == specs[name], f"{name} is not what was announced"
             if tensor.numel():
                 file.write(_bytes_of(tensor.detach().cpu().contiguous()))
 

@@ -1,0 +1,180 @@
+"""Read the source, decide, write, read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frolic.convert.folder import CONFIG, check_folder, copy_rest, publish, workspace, write_part
+from frolic.convert.job import Job
+from frolic.errors import CheckpointError, ModelNotFoundError, RequestError, nearest
+from frolic.io.files import check_writable, read_json_object
+from frolic.io.folder import INDEX, ModelFolder, open_folder
+from frolic.io.pickled import unpickle
+from frolic.io.problems import Problems
+from frolic.io.safetensors import PICKLES, VARIANTS, Entry, find_weights, read_headers
+from frolic.models.layouts import COMFY, DIFFUSERS, ORIGINAL, Located, locate, maps_of, parts_of
+from frolic.models.registry import families
+from frolic.plan import DTYPES, find_model, make_plan
+
+TARGETS = (DIFFUSERS, ORIGINAL, "comfy")
+SHARD_BYTES = 5 * 10**9
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written: ``path`` is a file or a folder; ``left_out`` are tensors of the source that the target has no
+    use for, ``assumed`` sentences about what the source does not say."""
+
+    part: str
+    source: str
+    to: str
+    path: Path
+    tensors: int
+    bytes: int
+    left_out: tuple[str, ...]
+    assumed: tuple[str, ...]
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    to: str = DIFFUSERS,
+    *,
+    base: str | Path | None = None,
+    dtype: str | None = None,
+    shard_bytes: int | None = None,
+    force: bool = False,
+) -> Converted:
+    """Write the model at ``source`` to ``target`` in the naming ``to``.
+
+    ``source`` is a pipeline's folder (of which the transformer is converted), a part's folder, a ``.safetensors`` in
+    any naming, an index of shards, or a ``.pth``, which only a process of its own opens. ``to``: ``original`` and
+    ``comfy`` are one file; ``diffusers`` is a part's folder, in shards of at most ``shard_bytes``, or a whole
+    pipeline's folder where ``base``, a model in diffusers' layout, gives the other parts (a pipeline's folder is its
+    own base). ``base`` also answers what a single file does not say. ``dtype`` (``float32``, ``bfloat16``,
+    ``float16``) is for floating-point numbers; None keeps them.
+
+    Raises:
+        RequestError: the target, the dtype or their combination does not exist.
+        ModelNotFoundError, UnsafeFileError, CheckpointError: the source cannot be used; all its missing, unexpected and
+            misshapen tensors are listed at once.
+        FileError, ResourceError: the target cannot be written, or is there already and ``force`` is not set.
+    """
+    target = Path(target).expanduser()
+    wanted = _wanted(to, dtype, shard_bytes)
+    path = Path(source).expanduser()
+    path = path if path.exists() else find_model(source)
+    if base is None and to == DIFFUSERS and (path / INDEX).is_file():
+        base = path
+    origin = None if base is None else open_folder(find_model(base), families())
+    if to == DIFFUSERS:
+        check_folder(target, whole=origin is not None, force=force)
+    else:
+        check_writable(target, force=force)
+    with workspace(target) as work:
+        found = _open(path, origin, work)
+        if to == DIFFUSERS and origin is not None and found.part not in origin.components:
+            raise RequestError(f"{base} has no {found.part} to be replaced; leave out --base.")
+        names = maps_of(found.spec, found.config)
+        if ORIGINAL not in names:
+            raise RequestError(f"A {found.part} is published under one set of names; there is nothing to convert.")
+        prefix = _prefix(found.part) if to == "comfy" else ""
+        # From the authors' names to the authors' names even what is of no use here goes along.
+        extra = prefix if to != DIFFUSERS and found.layout == ORIGINAL else None
+        keymap = names[DIFFUSERS if to == DIFFUSERS else ORIGINAL].under(prefix)
+        job = Job(found, keymap, path, dtype=wanted, extra=extra)
+        if to == DIFFUSERS:
+            made = work / "made"
+            write_part(job, made if origin is None else made / found.part, shard_bytes or SHARD_BYTES)
+            if origin is not None:
+                copy_rest(origin, made, found.part)
+                _check_whole(made, origin, found)
+            publish(made, target)
+        else:
+            job.write({target: list(job.makers)}, force=force)
+    size = sum(maker.bytes for maker in job.makers.values())
+    return Converted(found.part, found.layout, to, target, len(job.makers), size, job.left_out, found.assumed)
+
+
+def _wanted(to: str, dtype: str | None, shard_bytes: int | None) -> torch.dtype | None:
+    if to not in TARGETS:
+        raise RequestError(f"There is no layout {to!r}; give {', '.join(TARGETS)}{nearest(to, TARGETS) or '.'}")
+    if shard_bytes is not None and to != DIFFUSERS:
+        raise RequestError(f"A model in the {to} layout is one file; leave out the shard size.")
+    if shard_bytes is not None and shard_bytes < 1:
+        raise RequestError(f"A shard of {shard_bytes} bytes holds nothing; give a larger size.")
+    if dtype is None:
+        return None
+    name = _SHORT.get(dtype, dtype)
+    if name not in DTYPES:
+        raise RequestError(f"dtype is {dtype!r}; give {', '.join(DTYPES)}{nearest(dtype, DTYPES) or '.'}")
+    return DTYPES[name]
+
+
+def _prefix(part: str) -> str:
+    if part not in COMFY:
+        raise RequestError(f"ComfyUI has no naming of its own for a {part}; use --to original.")
+    return COMFY[part]
+
+
+def _open(path: Path, origin: ModelFolder | None, work: Path) -> Located[Entry]:
+    """The part at ``path``: where its tensors lie, under which names, and its config."""
+    if path.is_dir():
+        return _component(path / "transformer" if (path / INDEX).is_file() else path)
+    known = {name: part.config for name, part in origin.components.items()} if origin else {}
+    if path.suffix.lower() in PICKLES:
+        unpickle(path, work / "unpickled.safetensors")
+        entries = read_headers(work / "unpickled.safetensors")
+    else:
+        entries = read_headers(path)
+    beside = path.parent / CONFIG
+    if beside.is_file():
+        part, config = _configured(beside)
+        known[part] = config
+    return locate(entries, families(), str(path), known)
+
+
+def _component(folder: Path) -> Located[Entry]:
+    part, config = _configured(folder / CONFIG)
+    problem = None
+    for variant in VARIANTS:
+        try:
+            weights = find_weights(folder, variant)
+            break
+        except ModelNotFoundError as error:
+            problem = problem or error
+    else:
+        assert problem is not None
+        raise problem
+    spec = next(parts[part] for parts in map(parts_of, families().values()) if part in parts)
+    return Located(part, spec, DIFFUSERS, "", spec.keymap(config), config, read_headers(weights))
+
+
+def _configured(file: Path) -> tuple[str, Any]:
+    """Which part a ``config.json`` is for, and what it says."""
+    raw = read_json_object(file)
+    said = raw.get("_class_name") or next(iter(raw.get("architectures") or []), None)
+    known: list[str] = []
+    for family in families().values():
+        for part, spec in parts_of(family).items():
+            if said in spec.class_names:
+                return part, spec.configure(raw)
+            known += spec.class_names
+    raise CheckpointError(f"{file} is for a {said!r}, which frolic does not know; supported: {', '.join(known)}.")
+
+
+def _check_whole(made: Path, origin: ModelFolder, found: Located[Entry]) -> None:
+    """Refuse a pipeline whose parts do not belong together."""
+    problems = Problems(f"The {found.part} does not fit the other parts of {origin.path}; give another --base")
+    old = origin.components[found.part].config
+    for name in ("in_channels", "caption_channels", "guidance_embeds"):
+        one, other = getattr(found.config, name, None), getattr(old, name, None)
+        if one != other:
+            problems.add(name.replace("_", " "), f"{one} and {other}")
+    problems.raise_any(CheckpointError)
+    make_plan(made, device="cpu")

@@ -1,0 +1,161 @@
+"""In which naming a file's tensors come, found from nothing but their names and shapes.
+
+A published part comes in diffusers' naming beside a ``config.json``, or in its authors' naming in one file without one,
+which other programs write under a prefix of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
+
+from frolic.errors import CheckpointError
+from frolic.keymap import KeyMap
+from frolic.spec import ComponentSpec, FamilySpec
+
+DIFFUSERS, ORIGINAL = "diffusers", "original"
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "net.", "")
+"""What programs put before the authors' names; the more specific first."""
+
+COMFY: Mapping[str, str] = MappingProxyType({"transformer": PREFIXES[0]})
+"""The prefix that ComfyUI writes before the authors' names, by part."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class HasShape(Protocol):
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+E = TypeVar("E", bound=HasShape)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A config from names and shapes alone, and what they leave open.
+
+    ``assumed`` holds fields of the config that they do not tell, each with a sentence for the user, or none where all
+    published files agree. ``unknown`` are fields without which the file cannot be used, and what they are called.
+    """
+
+    config: Any
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Detected:
+    """Which ``part`` of which ``family`` a file holds, in which ``layout``, with ``prefix`` before every name."""
+
+    family: str
+    part: str
+    layout: str
+    prefix: str
+
+
+@dataclass(frozen=True)
+class Located(Generic[E]):
+    """A part that was found in a file: all that is needed to build it and to read it.
+
+    ``keymap`` knows the file's prefix. ``assumed`` are sentences about what the file does not say.
+    """
+
+    part: str
+    spec: ComponentSpec
+    layout: str
+    prefix: str
+    keymap: KeyMap
+    config: Any
+    entries: Mapping[str, E]
+    assumed: tuple[str, ...] = ()
+
+
+def parts_of(family: FamilySpec) -> Mapping[str, ComponentSpec]:
+    """Every part of a family that has weights, those that not all of its models have included."""
+    return {**family.components, **family.optional}
+
+
+def maps_of(spec: ComponentSpec, config: Any) -> Mapping[str, KeyMap]:
+    """The key map of each layout that a part comes in, by the layout's name."""
+    return {DIFFUSERS: spec.keymap(config), **{name: make(config) for name, make in spec.layouts.items()}}
+
+
+def detect(tensors: Iterable[str], families: Mapping[str, FamilySpec], where: str = "The file") -> Detected:
+    """Which part of which family has these tensor names.
+
+    Raises:
+        CheckpointError: no layout of any part accounts for most of them.
+    """
+    names = list(tensors)
+    best, found = (0, 0), None
+    for prefix in PREFIXES:
+        inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        if not inside:
+            continue
+        for family in families.values():
+            for part, spec in parts_of(family).items():
+                for layout, keymap in maps_of(spec, spec.configure({})).items():
+                    known = [name for name in inside if keymap.knows(name)]
+                    dropped = sum(keymap.drops(name) for name in inside)
+                    # First what accounts for the most names, then what has a use for the most of them: a ControlNet's
+                    # file holds a transformer too.
+                    score = (len(known) + dropped, len(known))
+                    if score > best:
+                        best, found = score, Detected(family.name, part, layout, prefix)
+    if found is None or 2 * best[0] <= len(names):
+        shown = ", ".join(names[:3]) or "none"
+        raise CheckpointError(
+            f"{where} holds no model that frolic knows (its tensors: {shown}); give a file of a SANA model."
+        )
+    return found
+
+
+def locate(
+    entries: Mapping[str, E],
+    families: Mapping[str, FamilySpec],
+    where: str = "The file",
+    known: Mapping[str, Any] | None = None,
+) -> Located[E]:
+    """What a file without a ``config.json`` holds, and the config that its shapes tell.
+
+    ``entries`` are its tensors by name, each with a ``shape``. ``known`` are configs by part of a model that the file
+    may belong to: where one agrees with all that the shapes tell, it answers what they leave open too.
+
+    Raises:
+        CheckpointError: the file holds nothing that frolic knows, or not enough to find its config.
+    """
+    found = detect(entries, families, where)
+    spec = parts_of(families[found.family])[found.part]
+    config, assumed = _settle(spec, found, entries, (known or {}).get(found.part), where)
+    keymap = maps_of(spec, config)[found.layout].under(found.prefix)
+    return Located(found.part, spec, found.layout, found.prefix, keymap, config, entries, assumed)
+
+
+def _settle(
+    spec: ComponentSpec, found: Detected, entries: Mapping[str, HasShape], known: Any, where: str
+) -> tuple[Any, tuple[str, ...]]:
+    """The config, and what had to be assumed for it."""
+    if found.layout == DIFFUSERS or spec.guess is None:
+        if known is None:
+            raise CheckpointError(
+                f"{where} has diffusers' names but no config.json beside it; name the model that its {found.part} "
+                "belongs to (--base)."
+            )
+        return known, ()
+    size = len(found.prefix)
+    guess = spec.guess({name[size:]: tuple(entry.shape) for name, entry in entries.items()})
+    assert isinstance(guess, Guess)
+    if known is not None:
+        open_fields = {name: getattr(known, name) for name in (*guess.assumed, *guess.unknown)}
+        if replace(guess.config, **open_fields) == known:
+            return known, ()
+    if guess.unknown:
+        raise CheckpointError(
+            f"{where} does not tell the {' and the '.join(dict.fromkeys(guess.unknown.values()))} of its {found.part}; "
+            "name a model of the same shape (--base)."
+        )
+    return guess.config, tuple(text for text in dict.fromkeys(guess.assumed.values()) if text)
