@@ -81,6 +81,7 @@ class JobRegistry:
 
 
 _BUILT_IN: Mapping[str, str] = {
+    "control": "frolic.train.tasks.control",
     "distillation": "frolic.train.tasks.distillation",
     "flow": "frolic.train.tasks.flow",
     "reconstruction": "frolic.train.tasks.reconstruction",

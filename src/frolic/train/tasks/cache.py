@@ -26,6 +26,7 @@ def cached(folder: Path, inputs: Iterable[str], make: Callable[[], Mapping[str, 
         except CheckpointError:
             path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    made = dict(make())
+    # As a file gives them back: in another memory order the first run would round differently from later ones.
+    made = {name: tensor.contiguous() for name, tensor in make().items()}
     safetensors.save(made, path)
     return made

@@ -168,13 +168,14 @@ def sample(
     null, null_mask = (t.to(device) for t in encode([""] * len(_PREVIEW_PROMPTS)))
     contexts = [net.context(text, mask), net.context(null, null_mask)]
     sampler = SAMPLERS[settings.card.sampler]
+    schedule = sampler.schedule()
 
     def denoiser(context: Any) -> Denoise:
-        return flow(lambda x, t: net.denoise(x, t, context), sampler.integer_timesteps)
+        return flow(lambda x, t: net.denoise(x, t, context), schedule.timesteps)
 
     guided, free = map(denoiser, contexts)
     x = sample_noise(shape, 0, range(len(_PREVIEW_PROMPTS))).to(device)
-    sigmas = sampler.sigmas(settings.card.steps, settings.shift)
+    sigmas = schedule.sigmas(settings.card.steps, settings.shift)
     for step in sampler.solve(cfg(guided, free, settings.card.guidance_scale), x, sigmas):
         x = step.x
     return x

@@ -1,0 +1,157 @@
+"""A folder of pictures, each with its caption beside it.
+
+N pictures, B batch, P side of a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from frolic.errors import FileError
+from frolic.io.media import load_image
+from frolic.io.problems import Problems
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_CONTROL = ".control.png"
+_MAX_CAPTION = 100_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture, its caption, and the control picture that was given with it, if one was."""
+
+    picture: Path
+    caption: str
+    control: Path | None
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """The pictures of a folder, in the order of their names, cut to squares of ``side`` pixels about their centres."""
+
+    entries: tuple[Entry, ...]
+    side: int
+
+    @classmethod
+    def read(cls, folder: Path, side: int) -> PictureFolder:
+        """Pictures are ``NAME.png`` (or jpg, jpeg, webp) with their caption in ``NAME.txt``. ``NAME.control.png`` is a
+        control picture. Names that begin with a dot are passed over; anything else is refused.
+
+        Raises:
+            FileError: the folder cannot be read or holds no picture, or listing files that do not belong together.
+        """
+        try:
+            names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError as error:
+            raise FileError(f"{folder} is no folder that can be read; give the folder of the pictures.") from error
+        controls = {path.name.removesuffix(_CONTROL): path for path in names if path.name.endswith(_CONTROL)}
+        captions = {path.stem: path for path in names if path.suffix == ".txt"}
+        pictures: dict[str, Path] = {}
+        problems = Problems(f"{folder} cannot be trained on; each picture needs a caption, NAME.png and NAME.txt")
+        for path in names:
+            if path in (controls.get(path.name.removesuffix(_CONTROL)), captions.get(path.stem)):
+                continue
+            if path.suffix.lower() not in SUFFIXES or not path.is_file():
+                problems.add("neither pictures nor captions", path.name)
+            elif path.stem in pictures:
+                problems.add("two pictures of one name", f"{pictures[path.stem].name} and {path.name}")
+            else:
+                pictures[path.stem] = path
+        entries = []
+        for name, path in pictures.items():
+            caption = _caption(captions[name], problems) if name in captions else None
+            if name not in captions:
+                problems.add("without a caption", path.name)
+            elif caption is not None:
+                entries.append(Entry(path, caption, controls.get(name)))
+        for kind, given in (("captions", captions), ("control pictures", controls)):
+            for name in given.keys() - pictures.keys():
+                problems.add(f"{kind} without a picture", given[name].name)
+        problems.raise_any(FileError)
+        if not entries:
+            raise FileError(f"There is no picture in {folder}; put NAME.png and its caption NAME.txt there.")
+        return cls(tuple(entries), side)
+
+    @property
+    def groups(self) -> Tensor:
+        """[N]: each picture is of its own kind."""
+        return torch.arange(len(self.entries))
+
+    @property
+    def captions(self) -> tuple[tuple[str, ...], ...]:
+        """Of each picture."""
+        return tuple((entry.caption,) for entry in self.entries)
+
+    @cached_property
+    def mark(self) -> str:
+        """A fingerprint of all files.
+
+        Raises:
+            FileError: one cannot be read.
+        """
+        digest = hashlib.sha256()
+        for entry in self.entries:
+            for path in filter(None, (entry.picture, entry.control)):
+                try:
+                    with path.open("rb") as file:
+                        digest.update(hashlib.file_digest(file, "sha256").digest())
+                except OSError as error:
+                    raise FileError(f"{path} cannot be read; check its permissions.") from error
+            digest.update(f"{entry.control is None} {entry.caption}\0".encode())
+        return digest.hexdigest()
+
+    def pixels(self, rows_B: Tensor) -> Tensor:
+        """[B, 3, P, P] in [-1, 1].
+
+        Raises:
+            FileError: a picture cannot be read.
+        """
+        return torch.stack([_square(self.entries[row].picture, self.side) for row in rows_B.tolist()])
+
+    def controls(self, rows_B: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """[B, 3, P, P] in [-1, 1]: the control pictures that were given, or what ``make`` makes of the pictures.
+
+        Raises:
+            FileError: a picture cannot be read.
+        """
+        made = []
+        for row in rows_B.tolist():
+            entry = self.entries[row]
+            given = _square(entry.control or entry.picture, self.side)[None]
+            made.append(given if entry.control else make(given))
+        return torch.cat(made)
+
+
+def _caption(path: Path, problems: Problems) -> str | None:
+    try:
+        text = path.read_bytes()[:_MAX_CAPTION].decode("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError):
+        problems.add("captions that are not UTF-8 text", path.name)
+        return None
+    if not text:
+        problems.add("empty captions", path.name)
+    return text or None
+
+
+def _square(path: Path, side: int) -> Tensor:
+    """[3, P, P] in [-1, 1]; what is see-through lies over white."""
+    import numpy as np
+    from PIL import Image as images
+    from PIL import ImageOps
+
+    image: Image = load_image(path).convert("RGBA")
+    over = images.new("RGBA", image.size, "white")
+    over.alpha_composite(image)
+    square = ImageOps.fit(over.convert("RGB"), (side, side), images.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1

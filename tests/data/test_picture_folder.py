@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from frolic.data.folder import PictureFolder
+from frolic.errors import FileError
+
+
+def put(folder, name, colour="red", size=(20, 10)):
+    Image.new("RGB", size, colour).save(folder / name)
+
+
+def test_pictures_captions_and_given_controls(tmp_path):
+    put(tmp_path, "b.jpg", "blue")
+    put(tmp_path, "a.png")
+    put(tmp_path, "a.control.png", "white")
+    (tmp_path / "a.txt").write_text("  a red field\n")
+    (tmp_path / "b.txt").write_text("a blue field")
+    (tmp_path / ".DS_Store").write_text("x")
+    pictures = PictureFolder.read(tmp_path, 8)
+    assert pictures.captions == (("a red field",), ("a blue field",))
+    assert pictures.pixels(torch.tensor([0])).shape == (1, 3, 8, 8)
+    assert torch.equal(pictures.pixels(torch.tensor([0]))[0, :, 0, 0], torch.tensor([1.0, -1.0, -1.0]))
+    controls = pictures.controls(torch.tensor([1, 0]), torch.neg)
+    assert torch.equal(controls[0], -pictures.pixels(torch.tensor([1]))[0]), "made"
+    assert torch.equal(controls[1], torch.ones(3, 8, 8)), "given"
+    before = pictures.mark
+    put(tmp_path, "a.control.png", "black")
+    assert PictureFolder.read(tmp_path, 8).mark != before
+
+
+def test_all_that_is_wrong_is_listed(tmp_path):
+    for name in ("a.png", "b.png", "b.jpg", "c.png"):
+        put(tmp_path, name)
+    (tmp_path / "b.txt").write_text("b")
+    (tmp_path / "c.txt").write_text(" ")
+    (tmp_path / "d.txt").write_text("d")
+    put(tmp_path, "e.control.png")
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(FileError) as caught:
+        PictureFolder.read(tmp_path, 8)
+    for said in (
+        "without a caption (1): a.png", "b.jpg and b.png", "empty captions (1): c.txt",
+        "captions without a picture (1): d.txt",
+        "control pictures without a picture (1): e.control.png", "neither pictures nor captions (1): notes.md",
+    ):  # fmt: skip
+        assert said in str(caught.value)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    with pytest.raises(FileError, match="no picture"):
+        PictureFolder.read(tmp_path, 8)
+    with pytest.raises(FileError, match="no folder"):
+        PictureFolder.read(tmp_path / "absent", 8)
+    put(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(FileError, match="cannot be read as a picture"):
+        PictureFolder.read(tmp_path, 8).pixels(torch.tensor([0]))
