@@ -39,7 +39,7 @@ def draw(command: Command, tiny_folder: Path) -> Command:
 
 def test_unknown_model(command: Command) -> None:
     refused(command("a red panda", "-m", "startr"), 3, "'startr'", "did you mean 'starter'")
-    refused(command("a red panda", "-m", "somebody/something"), 3, "starter")
+    refused(command("a red panda", "-m", "somebody/something"), 5, "offline", "frolic models pull somebody/something")
 
 
 def test_missing_file(command: Command) -> None:
@@ -50,7 +50,7 @@ def test_missing_file(command: Command) -> None:
 
 def test_size_not_a_multiple_of_the_stride_is_rounded_and_said(draw: Command) -> None:
     ran = draw("--size", "30x33", "-o", "a.png")
-    assert ran.code == 0 and "30x33 is not a multiple of 4; drawing 32x32." in ran.err
+    assert ran.code == 0 and "Drawn at 32x36 and brought to 30x33." in ran.err
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_size_not_a_multiple_of_the_stride_is_rounded_and_said(draw: Command) ->
         (["--size", "big"], "WIDTHxHEIGHT"),
         (["--size", "64x64", "-W", "64"], "leave out"),
         (["-N", "0"], "num_images is 0"),
-        (["--sampler", "magic"], "dpmpp_2m or euler"),
+        (["--sampler", "magic"], "dpmpp_1s or euler"),
         (["--dtype", "int3"], "float32"),
         (["--device", "banana"], "not a device"),
         (["--device", "cuda:99"], "--device cpu"),

@@ -166,7 +166,7 @@ def test_noise_that_contradicts_the_size_is_refused(tiny: Pipeline) -> None:
 
 def test_remarks_are_handed_on(tiny: Pipeline) -> None:
     result = tiny("a red panda eating ramen under the moon on a green field " * 3, seed=1, width=30)
-    assert any("30x32 is not a multiple of 4; drawing 32x32." in note for note in result.notes)
+    assert any("Drawn at 32x32 and brought to 30x32." in note for note in result.notes)
     assert any("this model reads 12; the rest was ignored" in note for note in result.notes)
 
 
@@ -230,6 +230,10 @@ class Full:
     def decode(self, z: Tensor) -> Tensor:
         raise self._error
 
+    @property
+    def decoder(self) -> Any:
+        raise self._error
+
 
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate")]
@@ -237,7 +241,7 @@ class Full:
 def test_memory_that_ran_out_is_said(tiny_folder: Path, error: Exception) -> None:
     pipe = frolic.load(tiny_folder, device="cpu")
     pipe.vae = Full(pipe.vae, error)
-    with pytest.raises(ResourceError, match="Memory ran out at 32x32"):
+    with pytest.raises(ResourceError, match="Memory ran out while the picture of 32x32 was decoded"):
         pipe("a red panda", seed=1, steps=1)
 
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import frolic
-from frolic.errors import CheckpointError, ModelNotFoundError, RequestError, ResourceError
+from frolic.errors import CheckpointError, ModelNotFoundError, NetworkError, RequestError, ResourceError
 from frolic.io import safetensors
 from frolic.io.safetensors import Entry
-from frolic.plan import _choose_dtype, make_plan
+from frolic.plan import make_plan
+from frolic.plan.dtypes import choose_dtypes
+from frolic.spec import Published
 from tiny import write_tiny_folder
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -49,8 +51,13 @@ def test_half_precision_is_the_checkpoints_own(half_folder: Path) -> None:
 
 
 def stored(*kinds: torch.dtype) -> dict[str, dict[str, Entry]]:
-    """One tensor of each of ``kinds``, in a folder of its own; the first is the largest."""
-    return {str(number): {"w": Entry(Path("x"), kind, (9 - number,), 0, 0)} for number, kind in enumerate(kinds)}
+    """A transformer with one tensor of each of ``kinds``; the first is the largest."""
+    tensors = {str(number): Entry(Path("x"), kind, (9 - number,), 0, 0) for number, kind in enumerate(kinds)}
+    return {"transformer": tensors, "vae": {}, "text_encoder": {}}
+
+
+def chosen(name: str, device: str, kinds: tuple[torch.dtype, ...]) -> torch.dtype:
+    return choose_dtypes(name, torch.device(device), stored(*kinds), None, {})["transformer"]
 
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -70,17 +77,57 @@ F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
     ],
 )
 def test_auto_is_what_the_checkpoint_is_mostly_stored_in(kinds: tuple[torch.dtype, ...], elsewhere: object) -> None:
-    assert _choose_dtype("auto", torch.device("cuda"), stored(*kinds)) == elsewhere
-    assert _choose_dtype("auto", torch.device("cpu"), stored(*kinds)) == torch.float32
+    assert chosen("auto", "mps", kinds) == elsewhere
+    assert chosen("auto", "cpu", kinds) == torch.float32
 
 
 def test_an_unsafe_type_is_refused_with_the_safe_ones() -> None:
-    cpu = torch.device("cpu")
-    assert _choose_dtype("bf16", cpu, stored(F32)) == BF16
+    assert chosen("bf16", "cpu", (F32,)) == BF16
     with pytest.raises(RequestError, match="not safe in float16; use --dtype float32 or bfloat16"):
-        _choose_dtype("float16", cpu, stored(F32))
+        chosen("float16", "cpu", (F32,))
     with pytest.raises(RequestError, match=r"not safe in float16; use --dtype float32\."):
-        _choose_dtype("float16", cpu, stored(F16, BF16))
+        chosen("float16", "cpu", (F16, BF16))
+
+
+FAMILY = {"vae": ("bfloat16", "float32"), "text_encoder": ("bfloat16", "float32")}
+HALF = {"transformer": ("float16", "float32"), **FAMILY}
+BRAIN = {"transformer": ("bfloat16", "float32"), **FAMILY}
+
+
+def published(rule: dict[str, tuple[str, ...]]) -> Published:
+    return Published("sana-x", "org/x", "", None, 1024, rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "parts"),
+    [
+        (HALF, "auto", (F16, BF16, BF16)),
+        (HALF, "float16", (F16, BF16, BF16)),
+        (HALF, "float32", (F32, F32, F32)),
+        (BRAIN, "auto", (BF16, BF16, BF16)),
+        (BRAIN, "bf16", (BF16, BF16, BF16)),
+        (BRAIN, "fp32", (F32, F32, F32)),
+    ],
+)
+def test_a_published_models_rule_is_followed_however_it_is_stored(
+    rule: dict[str, tuple[str, ...]], name: str, parts: tuple[torch.dtype, ...]
+) -> None:
+    for kinds in ((F32,), (F16,), (BF16,)):
+        got = choose_dtypes(name, torch.device("mps"), stored(*kinds), published(rule), FAMILY)
+        assert (got["transformer"], got["vae"], got["text_encoder"]) == parts
+
+
+@pytest.mark.parametrize(("rule", "name", "right"), [(HALF, "bfloat16", "float16"), (BRAIN, "float16", "bfloat16")])
+def test_the_wrong_type_for_a_published_model_is_refused_with_the_right_one(
+    rule: dict[str, tuple[str, ...]], name: str, right: str
+) -> None:
+    with pytest.raises(RequestError, match=f"sana-x are not safe in {name}; use --dtype float32 or {right}"):
+        choose_dtypes(name, torch.device("cpu"), stored(F32), published(rule), FAMILY)
+
+
+def test_a_familys_rule_narrows_how_it_is_stored() -> None:
+    got = choose_dtypes("float16", torch.device("cpu"), stored(F16), None, FAMILY)
+    assert (got["transformer"], got["vae"], got["text_encoder"]) == (F16, BF16, BF16)
 
 
 @pytest.mark.parametrize(("key", "value"), [("steps", 5000), ("height", 10**6), ("guidance_scale", 1e6)])
@@ -100,7 +147,7 @@ def test_memory_that_ran_out_while_loading_is_said(
         raise error
 
     monkeypatch.setattr(f"frolic.assemble.{stage}", full)
-    with pytest.raises(ResourceError, match=r"memory of cpu; use a smaller one\.") as caught:
+    with pytest.raises(ResourceError, match=r"memory of cpu; use --memory low\.") as caught:
         frolic.load(tiny_folder, device="cpu")
     assert caught.value.exit_code == 4
 
@@ -139,7 +186,7 @@ def test_a_device_that_is_not_there_is_refused(tiny_folder: Path, device: str) -
 @pytest.mark.parametrize("name", ["startr", "org/repo", "", "\0", "x" * 5000])
 def test_an_unknown_model_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelNotFoundError, match=r"starter|model_index"):
+    with pytest.raises((ModelNotFoundError, NetworkError), match=r"starter|model_index|models pull org/repo"):
         make_plan(name)
 
 
@@ -195,5 +242,5 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(own_folder: Pa
     raw["added_tokens"].append({**token, "normalized": False, "special": True})
     raw["model"]["vocab"].update({f"extra{i}": 200 + i for i in range(100)})
     path.write_text(json.dumps(raw))
-    with pytest.raises(CheckpointError, match="tokens but its text encoder"):
+    with pytest.raises(CheckpointError, match="tokens but the text encoder"):
         frolic.load(own_folder, device="cpu")

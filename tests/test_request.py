@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,22 @@ DEFAULTS = SamplingDefaults(
         ({"negative_prompt": "x" * (MAX_PROMPT + 1)}, "negative_prompt has 20,001 characters"),
         ({"negative_prompt": 3}, "negative_prompt must be a text"),
         ({"stepz": 3}, "did you mean 'steps'"),
+        ({"schedule": "nativ"}, "did you mean 'native'"),
+        ({"aspect": "wide"}, "aspect is 'wide'"),
+        ({"aspect": "9:1"}, "at most 4 times"),
+        ({"aspect": "1:1", "width": 64}, "aspect already decides the size"),
+        ({"binning": 1.5}, "binning is 1.5"),
+        ({"guidance_interval": (0.8, 0.2)}, "the lower one first"),
+        ({"guidance_interval": [0.1, 2]}, "guidance_interval is"),
+        ({"apg": True, "pag_scale": 2.0}, "exclude each other"),
+        ({"apg_momentum": -2}, "apg_momentum is -2"),
+        ({"pag_scale": -1}, "pag_scale is -1"),
+        ({"pag_layers": ()}, "pag_layers must be"),
+        ({"pag_layers": [-1]}, "block of pag_layers is -1"),
+        ({"strength": 0}, "strength is 0"),
+        ({"strength": 1.1}, "strength is 1.1"),
+        ({"control_scale": math.inf}, "control_scale is inf"),
+        ({"instruction": 7}, "instruction must be a text"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused(fields: dict[str, Any], said: str) -> None:
@@ -85,12 +102,35 @@ def test_the_model_fills_in_what_was_left_open() -> None:
     assert (request.sampler, request.negative_prompt, notes) == ("dpmpp_2m", "", [])
 
 
-@pytest.mark.parametrize(("asked", "drawn"), [(100, 96), (112, 128), (1, 32), (127, 128), (8192, 8192)])
-def test_a_size_is_rounded_and_said(asked: int, drawn: int) -> None:
+@pytest.mark.parametrize(("asked", "drawn"), [(100, 128), (112, 128), (1, 32), (128, 128), (8192, 8192)])
+def test_a_size_that_cannot_be_drawn_is_covered_and_said(asked: int, drawn: int) -> None:
     request, notes = Request.of("a", seed=1, width=asked, height=64).completed(DEFAULTS, 32)
-    assert (request.width, request.height) == (drawn, 64)
-    assert len(notes) == (asked != drawn)
-    assert not notes or f"{asked}x64 is not a multiple of 32; drawing {drawn}x64." in notes
+    assert (request.width, request.height) == (asked, 64) and request.drawn(DEFAULTS, 32) == (64, drawn)
+    assert notes == ([] if asked == drawn else [f"Drawn at {drawn}x64 and brought to {asked}x64."])
+
+
+BINNED = replace(DEFAULTS, height=1024, width=1024, bin_base=1024)
+
+
+def test_a_model_with_a_table_of_sizes_draws_at_the_nearest() -> None:
+    request, notes = Request.of("a", seed=1, width=1000, height=1000).completed(BINNED, 32)
+    assert (request.width, request.height, request.binning) == (1000, 1000, True)
+    assert request.drawn(BINNED, 32) == (1024, 1024) and notes == ["Drawn at 1024x1024 and brought to 1000x1000."]
+    plain, _ = Request.of("a", seed=1, width=1000, height=1000, binning=False).completed(BINNED, 32)
+    assert plain.drawn(BINNED, 32) == (1024, 1024) and not plain.binning
+    with pytest.raises(RequestError, match="no table of sizes"):
+        Request.of("a", binning=True).completed(DEFAULTS, 32)
+
+
+@pytest.mark.parametrize(("aspect", "size"), [("1:1", (1024, 1024)), ("16:9", (1344, 768)), ("9/16", (768, 1344))])
+def test_an_aspect_becomes_a_size_of_the_table(aspect: str, size: tuple[int, int]) -> None:
+    request, notes = Request.of("a", seed=1, aspect=aspect).completed(BINNED, 32)
+    assert (request.width, request.height) == size and request.aspect is None and notes == []
+
+
+def test_an_aspect_without_a_table_keeps_the_number_of_pixels() -> None:
+    request, _ = Request.of("a", seed=1, aspect="3:1").completed(replace(DEFAULTS, width=128), 32)
+    assert (request.width, request.height) == (224, 64)
 
 
 def test_a_missing_seed_is_drawn() -> None:

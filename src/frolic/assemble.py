@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +11,21 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from frolic.accel.memory import free_bytes
 from frolic.errors import CheckpointError, ResourceError, is_out_of_memory
-from frolic.io.folder import Component
 from frolic.io.problems import Problems
 from frolic.io.safetensors import compare, read_tensors
 from frolic.io.tokenizer import Tokenizer
 from frolic.pipeline import ModelCard, Pipeline
-from frolic.plan import BuildPlan, make_plan
+from frolic.pipeline.parts import Held, Offloaded, Reread, Resident
+from frolic.plan import BuildPlan, Part, make_plan
+
+_MOST_OF_MEMORY = 0.8
 
 
-def load(model: str | Path = "starter", *, dtype: str = "auto", device: str = "auto") -> Pipeline:
+def load(model: str | Path = "starter", **options: Any) -> Pipeline:
     """A pipeline that is ready to draw. Arguments and errors as ``frolic.plan.make_plan`` and ``assemble``."""
-    return assemble(make_plan(model, dtype=dtype, device=device))
+    return assemble(make_plan(model, **options))
 
 
 def assemble(plan: BuildPlan) -> Pipeline:
@@ -30,34 +35,56 @@ def assemble(plan: BuildPlan) -> Pipeline:
         CheckpointError: listing all weights, of all parts, that are missing, unexpected, misshapen or not finite.
         ResourceError: they do not fit in memory.
     """
-    folder = plan.folder
-    tokenizer = Tokenizer(folder.tokenizer)
-    known = folder.components["text_encoder"].config.vocabulary
+    tokenizer = Tokenizer(plan.tokenizer)
+    known = plan.parts["text_encoder"].config.vocabulary
     if tokenizer.vocabulary > known:
         raise CheckpointError(
-            f"The tokenizer of {folder.path} has {tokenizer.vocabulary} tokens but its text encoder {known}; get its "
-            "files again."
+            f"The tokenizer {plan.tokenizer} has {tokenizer.vocabulary} tokens but the text encoder {known}; get the "
+            "model's files again."
         )
     try:
-        modules = build(plan)
-        read_into(plan, modules)
+        held = hold(plan)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        instead = "use a smaller one" if plan.device.type == "cpu" else "try --device cpu"
-        raise ResourceError(f"The model does not fit in the memory of {plan.device}; {instead}.") from error
-    parts: dict[str, Any] = dict(modules)
+        raise ResourceError(f"The model does not fit in the memory of {plan.device}; use --memory low.") from error
     return Pipeline(
-        transformer=parts["transformer"],
-        vae=parts["vae"],
-        text_encoder=parts["text_encoder"],
+        transformer=held["transformer"],
+        vae=held["vae"],
+        text_encoder=held["text_encoder"],
+        controlnet=held.get("controlnet"),
         tokenizer=tokenizer,
-        defaults=folder.defaults,
-        card=ModelCard(folder.name, folder.version, folder.family.name, plan.files),
+        defaults=plan.defaults,
+        card=ModelCard(plan.name, plan.version, plan.family.name, plan.files),
         device=plan.device,
-        dtype=plan.dtype,
-        prompt_suffix=folder.prompt_suffix,
+        dtypes={name: part.dtype for name, part in plan.parts.items()},
+        prompt_suffix=plan.prompt_suffix,
+        compat=plan.compat,
+        tiling=plan.tiling,
     )
+
+
+def hold(plan: BuildPlan) -> dict[str, Held]:
+    """Every part: filled and in place, or, where memory is to be spared, ready to be when it is needed."""
+    modules = build(plan)
+    if not plan.spares_memory():
+        read_into(plan, modules)
+        return {name: Resident(module) for name, module in modules.items()}
+    if plan.device.type != "cpu" and plan.weight_bytes() < _MOST_OF_MEMORY * free_bytes(torch.device("cpu")):
+        read_into(replace(plan, device=torch.device("cpu")), modules)
+        return {name: Offloaded(module, plan.device) for name, module in modules.items()}
+
+    def reader(name: str) -> Callable[[], nn.Module]:
+        alone = replace(plan, parts={name: plan.parts[name]})
+
+        def read() -> nn.Module:
+            modules = build(alone)
+            read_into(alone, modules)
+            return modules[name]
+
+        return read
+
+    return {name: Reread(part.config, reader(name)) for name, part in plan.parts.items()}
 
 
 class Unfilled(TorchFunctionMode):
@@ -83,17 +110,16 @@ def build(plan: BuildPlan) -> dict[str, nn.Module]:
             built.
     """
     modules: dict[str, nn.Module] = {}
-    problems = Problems(f"The weights in {plan.folder.path} do not fit the model; get its files again")
-    for name, part in plan.folder.components.items():
-        modules[name] = _build_part(plan.folder.path / name, part)
+    problems = Problems(f"The weights in {plan.path} do not fit the model; get its files again")
+    for name, part in plan.parts.items():
+        modules[name] = _build_part(part)
         shapes = {key: tensor.to("meta") for key, tensor in modules[name].state_dict().items()}
-        expected = part.spec.keymap(part.config).save(shapes)
-        compare(plan.entries[name], expected, problems, where=f"{name}: ")
+        compare(part.keymap.wanted(part.entries), part.keymap.save(shapes), problems, where=f"{name}: ")
     problems.raise_any(CheckpointError)
     return modules
 
 
-def _build_part(path: Path, part: Component) -> nn.Module:
+def _build_part(part: Part) -> nn.Module:
     try:
         with Unfilled():
             return part.spec.build(part.config)
@@ -101,18 +127,21 @@ def _build_part(path: Path, part: Component) -> nn.Module:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(
-            f"No model can be built from {path / 'config.json'} ({error}); get the model's files again."
+            f"No {part.name} can be built from the settings in {part.path} ({error}); get the model's files again."
         ) from error
 
 
 def read_into(plan: BuildPlan, modules: dict[str, nn.Module]) -> None:
     """Read every part's weights into its module, cast and moved; nothing asks for gradients."""
-    problems = Problems(f"The weights in {plan.folder.path} cannot be used; get its files again")
-    for name, part in plan.folder.components.items():
-        theirs = read_tensors(plan.entries[name], problems, dtype=plan.dtype, device=plan.device, where=f"{name}: ")
-        ours = part.spec.keymap(part.config).load(theirs)
-        modules[name].load_state_dict(ours, strict=True, assign=True)
+    problems = Problems(f"The weights in {plan.path} cannot be used; get its files again")
+    for name, part in plan.parts.items():
+        wanted = part.keymap.wanted(part.entries)
+        theirs = read_tensors(wanted, problems, dtype=part.dtype, device=plan.device, where=f"{name}: ")
+        modules[name].load_state_dict(part.keymap.load(theirs), strict=True, assign=True)
         modules[name].requires_grad_(False).eval()
+        if name == "vae":
+            # What its convolutions are fastest in.
+            modules[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if plan.device.type != "cpu":
             modules[name].to(plan.device)  # buffers that no file holds
     problems.raise_any(CheckpointError)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from frolic.errors import RequestError, nearest
@@ -20,7 +21,9 @@ MAX_GUIDANCE = 100.0
 MAX_SIDE = 8192
 MAX_PROMPT = 20_000
 MAX_PICTURES = 1000
-SAMPLERS = ("dpmpp_2m", "euler")
+MAX_LAYER = 1023
+SAMPLERS = ("dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_3m_heun", "dpmpp_1s", "euler")
+SCHEDULES = ("diffusers", "native")
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,18 @@ class Request:
     """One request. None means: as the model does by default.
 
     ``prompts``: one or more texts; each is drawn ``num_images`` times, in the order p0 p0 p1 p1. An empty text asks for
-    anything. ``seed``: of the first picture, the next ones count up; or one seed for every picture; None
-    draws one. ``guidance_scale``: 1 or less is no guidance. ``height`` and ``width``: pixels.
+    anything. ``seed``: of the first picture, the next ones count up; or one seed for every picture; None draws one.
+    ``height`` and ``width``: pixels of the picture that comes out; ``aspect``, as "16:9", instead of them: the size the
+    model was trained with that is nearest. ``binning``: draw at that size in any case, and resize. ``schedule``: whose
+    noise levels. ``instruction``: what the text encoder reads before each prompt; an empty one is none.
+
+    ``guidance_scale``: 1 or less is no guidance; ``guidance_interval``: the noise levels (0 to 1) between which it
+    acts; ``apg``: adaptive projected guidance instead of the classifier-free one, with ``apg_eta`` (share of the
+    parallel part, 0 to 1), ``apg_threshold`` (longest update, 0 is any) and ``apg_momentum`` (-1 to 1). ``pag_scale``:
+    of perturbed-attention guidance, 0 is none (not with ``apg``); ``pag_layers``: the blocks it perturbs.
+
+    ``strength``: how much of a given image is drawn anew, above 0 to 1. ``control_scale``: how strongly a given control
+    picture acts.
 
     Raises:
         RequestError: listing everything that cannot be carried out.
@@ -44,6 +57,19 @@ class Request:
     width: int | None = None
     num_images: int = 1
     sampler: str | None = None
+    schedule: str | None = None
+    aspect: str | None = None
+    binning: bool | None = None
+    guidance_interval: tuple[float, float] | None = None
+    apg: bool = False
+    apg_eta: float = 0.0
+    apg_threshold: float = 0.0
+    apg_momentum: float = -0.5
+    pag_scale: float = 0.0
+    pag_layers: tuple[int, ...] | None = None
+    instruction: str | None = None
+    strength: float = 1.0
+    control_scale: float = 1.0
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -72,10 +98,54 @@ class Request:
         scale = self.guidance_scale
         if scale is not None and not (_is_number(scale) and 0 <= scale <= MAX_GUIDANCE):
             problems.append(f"guidance_scale is {scale!r}, it must be 0 to {MAX_GUIDANCE:g}")
-        if self.sampler is not None and self.sampler not in SAMPLERS:
-            problems.append(f"sampler is {self.sampler!r}, it must be {' or '.join(SAMPLERS)}")
+        for name, known in (("sampler", SAMPLERS), ("schedule", SCHEDULES)):
+            if (value := getattr(self, name)) is not None and value not in known:
+                listed = " or ".join([", ".join(known[:-1]), known[-1]])
+                problems.append(f"{name} is {value!r}, it must be {listed}{nearest(str(value), known)}")
+        self._check_conditions(problems)
         if problems:
             raise RequestError(f"Change the request: {'; '.join(problems)}.")
+
+    def _check_conditions(self, problems: list[str]) -> None:
+        if self.instruction is not None:
+            _check_text(problems, "instruction", self.instruction)
+        if self.aspect is not None:
+            if parse_aspect(self.aspect) is None:
+                problems.append(
+                    f"aspect is {self.aspect!r}, it must be two numbers as 16:9, each at most 4 times the other"
+                )
+            if self.width is not None or self.height is not None:
+                problems.append("aspect already decides the size; leave out height and width")
+        if self.binning not in (None, True, False):
+            problems.append(f"binning is {self.binning!r}, it must be true or false")
+        if not isinstance(self.apg, bool):
+            problems.append(f"apg is {self.apg!r}, it must be true or false")
+        if self.apg and self.pag_scale:
+            problems.append("apg and pag_scale exclude each other")
+        for name, low, high in (("apg_eta", 0, 1), ("apg_threshold", 0, 1e6), ("apg_momentum", -1, 1)):
+            if not (_is_number(value := getattr(self, name)) and low <= value <= high):
+                problems.append(f"{name} is {value!r}, it must be {low} to {high:g}")
+        interval = self.guidance_interval
+        if interval is not None and not (
+            isinstance(interval, tuple)
+            and len(interval) == 2
+            and all(map(_is_number, interval))
+            and 0 <= interval[0] < interval[1] <= 1
+        ):
+            problems.append(
+                f"guidance_interval is {interval!r}, it must be two noise levels, 0 to 1, the lower one first"
+            )
+        for name in ("pag_scale", "control_scale"):
+            if not (_is_number(value := getattr(self, name)) and 0 <= value <= MAX_GUIDANCE):
+                problems.append(f"{name} is {value!r}, it must be 0 to {MAX_GUIDANCE:g}")
+        if not (_is_number(self.strength) and 0 < self.strength <= 1):
+            problems.append(f"strength is {self.strength!r}, it must be above 0 and at most 1")
+        if self.pag_layers is not None:
+            if not isinstance(self.pag_layers, tuple) or not self.pag_layers:
+                problems.append("pag_layers must be a tuple of block numbers")
+            else:
+                for layer in self.pag_layers:
+                    _check_integer(problems, "a block of pag_layers", layer, 0, MAX_LAYER)
 
     @classmethod
     def of(cls, prompt: str | Sequence[str], **fields: Any) -> Request:
@@ -95,6 +165,9 @@ class Request:
         seed = fields.pop("seed", None)
         if isinstance(seed, (list, range)):
             seed = tuple(seed)
+        for name in ("guidance_interval", "pag_layers"):
+            if isinstance(fields.get(name), (list, range)):
+                fields[name] = tuple(fields[name])
         return cls(prompts, seed=seed, **{key: value for key, value in fields.items() if value is not None})
 
     @property
@@ -119,16 +192,15 @@ class Request:
         return self if self.seed is not None else replace(self, seed=int.from_bytes(os.urandom(4), "little"))
 
     def completed(self, defaults: SamplingDefaults, stride: int) -> tuple[Request, list[str]]:
-        """The request with nothing left open and a size the model can draw, and what had to be said about it."""
+        """The request with nothing left open, and what had to be said about it. ``stride``: sides that can be drawn
+        are its multiples."""
 
         def chosen(value: Any, default: Any) -> Any:
             return default if value is None else value
 
-        asked = (chosen(self.width, defaults.width), chosen(self.height, defaults.height))
-        width, height = (max(stride, (side + stride // 2) // stride * stride) for side in asked)
-        notes = []
-        if (width, height) != asked:
-            notes.append(f"{asked[0]}x{asked[1]} is not a multiple of {stride}; drawing {width}x{height}.")
+        width, height = chosen(self.width, defaults.width), chosen(self.height, defaults.height)
+        if self.aspect is not None:
+            width, height = _sides_of(self.aspect, defaults, stride)
         complete = replace(
             self.seeded(),
             negative_prompt=chosen(self.negative_prompt, defaults.negative_prompt),
@@ -136,22 +208,85 @@ class Request:
             guidance_scale=float(chosen(self.guidance_scale, defaults.guidance_scale)),
             height=height,
             width=width,
+            aspect=None,
+            binning=chosen(self.binning, defaults.bin_base > 0),
             sampler=chosen(self.sampler, defaults.sampler),
+            schedule=chosen(self.schedule, defaults.schedule),
+            pag_layers=chosen(self.pag_layers, defaults.pag_layers),
+            instruction=chosen(self.instruction, defaults.instruction),
         )
+        if complete.binning and not defaults.bin_base:
+            raise RequestError("This model has no table of sizes it was trained with; leave out binning.")
+        drawn = complete.drawn(defaults, stride)
+        notes = []
+        if drawn != (height, width):
+            notes.append(f"Drawn at {drawn[1]}x{drawn[0]} and brought to {width}x{height}.")
         return complete, notes
+
+    def drawn(self, defaults: SamplingDefaults, stride: int) -> tuple[int, int]:
+        """Height and width in pixels at which a completed request is drawn, before it is brought to its own."""
+        assert self.height and self.width
+        if self.binning:
+            from frolic.bins import nearest_bin
+
+            return nearest_bin(self.height, self.width, defaults.bin_base)
+        return -(-self.height // stride) * stride, -(-self.width // stride) * stride
 
     def picture(self, index: int) -> dict[str, Any]:
         """What draws picture ``index`` alone, as JSON."""
-        return {
-            "prompt": self.prompt_of(index),
-            "negative_prompt": self.negative_prompt,
-            "seed": self.seeds[index],
-            "steps": self.steps,
-            "guidance_scale": self.guidance_scale,
-            "sampler": self.sampler,
-            "width": self.width,
-            "height": self.height,
-        }
+        shared = {name: getattr(self, name) for name in RECORDED}
+        said = {name: value for name, value in shared.items() if name not in UNSAID or value != UNSAID[name]}
+        if not self.pag_scale:
+            said.pop("pag_layers", None)
+        return {"prompt": self.prompt_of(index), "seed": self.seeds[index], **said}
+
+
+UNSAID: Mapping[str, Any] = MappingProxyType(
+    {
+        "schedule": "diffusers",
+        "binning": False,
+        "guidance_interval": None,
+        "instruction": "",
+        "apg": False,
+        "apg_eta": 0.0,
+        "apg_threshold": 0.0,
+        "apg_momentum": -0.5,
+        "pag_scale": 0.0,
+        "pag_layers": None,
+        "strength": 1.0,
+        "control_scale": 1.0,
+    }
+)
+"""What a record does not say is this."""
+RECORDED = ("negative_prompt", "steps", "guidance_scale", "sampler", "width", "height", *UNSAID)
+"""The fields that every picture of a request shares, and that draw it again."""
+
+
+def parse_aspect(text: Any) -> tuple[float, float] | None:
+    """Width and height of "16:9" (or "16x9", "16/9"), or None."""
+    if not isinstance(text, str):
+        return None
+    parts = text.replace("x", ":").replace("/", ":").split(":")
+    try:
+        width, height = (float(part) for part in parts)
+    except ValueError:
+        return None
+    sane = all(math.isfinite(side) and side > 0 for side in (width, height))
+    return (width, height) if sane and 0.25 <= width / height <= 4 else None
+
+
+def _sides_of(aspect: str, defaults: SamplingDefaults, stride: int) -> tuple[int, int]:
+    """Width and height for ``aspect``: a size the model was trained with, or as many pixels as it draws by default."""
+    sides = parse_aspect(aspect)
+    assert sides is not None
+    if defaults.bin_base:
+        from frolic.bins import nearest_bin
+
+        height, width = nearest_bin(round(sides[1] * 1000), round(sides[0] * 1000), defaults.bin_base)
+        return width, height
+    scale = math.sqrt(defaults.width * defaults.height / (sides[0] * sides[1]))
+    width, height = (max(1, round(side * scale / stride)) * stride for side in sides)
+    return width, height
 
 
 def _is_number(value: Any) -> bool:

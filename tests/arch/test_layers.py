@@ -12,12 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "src" / "frolic"
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "types", "bins"),
     ("keymap", "nn", "sampling", "config"),
     ("spec",),
     ("models", "lora", "quant", "accel", "io", "request"),
     ("plan", "pipeline", "rewards", "data"),
-    ("assemble",),
+    ("assemble", "convert"),
     ("train", "eval", "serve", ""),
     ("cli",),
     ("__main__",),

@@ -13,7 +13,7 @@ Command = Callable[..., Any]
 def test_doctor_examines_the_machine_and_draws(
     command: Command, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("frolic.plan.ALIASES", {"starter": lambda: tiny_folder})
+    monkeypatch.setattr("frolic.plan.find.ALIASES", {"starter": lambda: tiny_folder})
     monkeypatch.setenv("FROLIC_HOME", str(tmp_path / "caches"))
     ran = command("doctor", "--json")
     facts = json.loads(ran.out)
@@ -25,6 +25,6 @@ def test_doctor_examines_the_machine_and_draws(
 
 
 def test_doctor_says_when_it_cannot_draw(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("frolic.plan.ALIASES", {"starter": lambda: tmp_path / "gone"})
+    monkeypatch.setattr("frolic.plan.find.ALIASES", {"starter": lambda: tmp_path / "gone"})
     ran = command("doctor", "--json")
     assert ran.code == 3 and "install frolic again" in json.loads(ran.out)["picture"]["message"]

@@ -89,13 +89,13 @@ def test_json_lines_tell_the_whole_story(draw: Command) -> None:
     assert [event["event"] for event in events] == ["start", "step", "step", "note", "image", "done"]
     assert events[0]["seeds"] == [3] and events[0]["model"] == "tiny"
     assert events[2] == {"event": "step", "step": 2, "total": 2}
-    assert "drawing 32x32" in events[3]["message"]
+    assert "Drawn at 32x32" in events[3]["message"]
     assert events[4] == {"event": "image", "path": "frolic-a-red-panda-3.png", "seed": 3, "prompt": "a red panda"}
 
 
 def test_a_rounded_size_is_said(draw: Command) -> None:
     ran = draw("a red panda", "-s", 3, "--size", "30x33")
-    assert ran.code == 0 and "30x33 is not a multiple of 4; drawing 32x32." in ran.err
+    assert ran.code == 0 and "Drawn at 32x36 and brought to 30x33." in ran.err
 
 
 def test_quiet_says_nothing(draw: Command) -> None:
@@ -110,7 +110,7 @@ def test_a_terminal_gets_a_progress_bar(draw: Command, monkeypatch: pytest.Monke
     _, *bars, blank, note = ran.err.split("\r")
     assert [bar.split()[-1] for bar in bars] == ["1/3", "2/3", "3/3"]
     assert [bar.count("#") for bar in bars] == [10, 20, 30] and all(bar.startswith("drawing ") for bar in bars)
-    assert blank == " " * len(bars[-1]) and note == "30x32 is not a multiple of 4; drawing 32x32.\n"
+    assert blank == " " * len(bars[-1]) and note == "Drawn at 32x32 and brought to 30x32.\n"
     for option in ("--quiet", "--json"):
         assert draw("a red panda", "-s", 3, option).err == ""
 
@@ -156,7 +156,7 @@ def test_from_a_picture_that_had_a_longer_prompt_beside_it(
 ) -> None:
     """Up to 8 tokens this model folds its text into its weights. In steps of 8 a short prompt alone would be folded,
     which it was not beside the long one."""
-    monkeypatch.setattr("frolic.pipeline.draw._TEXT_STEP", step)
+    monkeypatch.setattr("frolic.pipeline.denoise._TEXT_STEP", step)
     path = own_folder / "frolic.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "max_tokens": limit}))
     Path("prompts.txt").write_text(f"a red panda\n{LONG}\nan orange cat\n")
@@ -195,7 +195,7 @@ def test_from_a_picture_of_another_model_says_so(draw: Command, command: Command
 def test_from_a_picture_other_weights_of_the_same_name_are_refused(
     draw: Command, command: Command, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frolic.plan.ALIASES", {"tiny": lambda: tiny_folder})
+    monkeypatch.setattr("frolic.plan.find.ALIASES", {"tiny": lambda: tiny_folder})
     draw("a red panda", "-s", 3, "-o", "a.png")
     assert command("--from", "a.png", "--device", "cpu", "-o", "same.png").code == 0
     record = read_record(Path("a.png"))

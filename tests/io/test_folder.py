@@ -36,7 +36,16 @@ def test_a_stock_folder_has_the_familys_defaults_and_its_schedulers_shift(own_fo
     edit(own_folder / "scheduler/scheduler_config.json", flow_shift=6.0)
     folder = open_folder(own_folder, families())
     assert folder.name == "spoiled"
-    assert (folder.defaults.height, folder.defaults.max_tokens, folder.defaults.shift) == (1024, 300, 6.0)
+    assert (folder.defaults.height, folder.defaults.max_tokens, folder.defaults.shift) == (32, 300, 6.0)
+    assert folder.defaults.instruction.endswith("User Prompt: ") and folder.defaults.bin_base == 0
+
+
+@pytest.mark.parametrize(("side", "base"), [(16, 512), (32, 1024), (64, 2048), (128, 4096), (20, 0)])
+def test_the_latents_side_says_which_sizes_it_was_trained_with(own_folder: Path, side: int, base: int) -> None:
+    (own_folder / "frolic.json").unlink()
+    edit(own_folder / "transformer/config.json", sample_size=side)
+    defaults = open_folder(own_folder, families()).defaults
+    assert (defaults.height, defaults.width, defaults.bin_base) == (4 * side, 4 * side, base)
 
 
 def test_the_scheduler_chooses_the_sampler(own_folder: Path) -> None:
@@ -45,6 +54,27 @@ def test_the_scheduler_chooses_the_sampler(own_folder: Path) -> None:
     (own_folder / "scheduler/scheduler_config.json").write_text(json.dumps(euler))
     defaults = open_folder(own_folder, families()).defaults
     assert (defaults.sampler, defaults.shift) == ("euler", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sampler"),
+    [
+        ({"solver_order": 1}, "dpmpp_1s"),
+        ({"solver_order": 2, "lower_order_final": False, "euler_at_final": True}, "dpmpp_2m"),
+        ({"solver_type": "heun"}, "dpmpp_2m_heun"),
+        ({"solver_order": 3}, "dpmpp_3m"),
+        ({"solver_order": 3, "lower_order_final": False}, None),
+        ({"solver_type": "bh2"}, None),
+    ],
+)
+def test_the_solvers_settings_choose_the_sampler(own_folder: Path, settings: dict, sampler: str | None) -> None:
+    (own_folder / "frolic.json").unlink()
+    edit(own_folder / "scheduler/scheduler_config.json", **settings)
+    if sampler is None:
+        with pytest.raises(CheckpointError, match="scheduler"):
+            open_folder(own_folder, families())
+    else:
+        assert open_folder(own_folder, families()).defaults.sampler == sampler
 
 
 def test_a_scheduler_as_diffusers_saves_it_is_understood(own_folder: Path) -> None:
@@ -61,7 +91,7 @@ def test_everything_that_is_wrong_is_said_at_once(own_folder: Path) -> None:
     edit(own_folder / "model_index.json", unet=["diffusers", "UNet"], vae=["diffusers", "AutoencoderKL"])
     edit(own_folder / "frolic.json", stepz=4, steps=0, height="big", family="wan", sampler="ddim", guidance_scale=-1)
     edit(own_folder / "transformer/config.json", num_layerz=3)
-    edit(own_folder / "scheduler/scheduler_config.json", solver_order=3, flow_shfit=2)
+    edit(own_folder / "scheduler/scheduler_config.json", solver_order=4, flow_shfit=2)
     (own_folder / "text_encoder/model.safetensors").unlink()
     (own_folder / "tokenizer/tokenizer.json").unlink()
     with pytest.raises(CheckpointError) as caught:
@@ -69,7 +99,7 @@ def test_everything_that_is_wrong_is_said_at_once(own_folder: Path) -> None:
     text = str(caught.value)
     for word in (
         *("unet", "AutoencoderKL", "stepz (near frolic.json: steps", "steps is 0", "'big'", "'wan'", "'ddim'", "-1"),
-        *("num_layerz", "solver_order=3", "flow_shfit (near scheduler flow_shift)", "no weights", "tokenizer.json"),
+        *("num_layerz", "solver_order=4", "flow_shfit (near scheduler flow_shift)", "no weights", "tokenizer.json"),
     ):
         assert word in text
 

@@ -1,7 +1,4 @@
-"""``frolic generate``: draw pictures and write them as PNG.
-
-Parsed by argparse, alone among the commands: typer and what it imports cost a tenth of the time to a first picture.
-"""
+"""``frolic generate``: draw pictures and write them as PNG."""
 
 from __future__ import annotations
 
@@ -11,59 +8,29 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from frolic.cli.replay import Replay
+from frolic.cli.options import ABOUT, loading, parser, request_fields
+from frolic.cli.replay import Replay, model_of
 from frolic.cli.report import Report
 from frolic.errors import FileError, RequestError
 from frolic.io.files import check_writable, existing_file, reason
-from frolic.request import SAMPLERS, Request
+from frolic.io.media import save_png
+from frolic.request import Request
 
 if TYPE_CHECKING:
     import typer
+    from PIL.Image import Image
 
-    from frolic.pipeline import Pipeline, Result
+    from frolic.pipeline import Inputs, Pipeline, Result
 
 _MAX_PROMPT_FILE = 4_000_000
 _SLUG = 40
-_ABOUT = "Draw pictures of a prompt and write them as PNG files that remember how they were made."
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``, for its list of commands; ``main`` calls ``run`` itself."""
-    app.command("generate", help=_ABOUT)(lambda: None)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{message[0].upper()}{message[1:]}; see frolic generate --help.")
-
-
-def parser() -> argparse.ArgumentParser:
-    """All options of the command."""
-    parser = _Parser(prog="frolic generate", description=_ABOUT, allow_abbrev=False)
-    add = parser.add_argument
-    add("prompt", nargs="*", help="what to draw; several words are one prompt")
-    add("-m", "--model", help="a name or a model folder [starter]")
-    add("-n", "--negative-prompt", metavar="TEXT", help="what to keep away from")
-    add("--prompt-file", metavar="FILE", help="read prompts from a file, one a line; - is standard input")
-    add("--steps", type=int, metavar="N", help="denoising steps, 1 to 1000")
-    add("--guidance-scale", "--cfg", type=float, metavar="X", help="how closely to follow the prompt; 1 is no guidance")
-    add("-s", "--seed", type=int, metavar="N", help="seed of the first picture [random, and printed]")
-    add("-W", "--width", type=int, metavar="N", help="pixels")
-    add("-H", "--height", type=int, metavar="N", help="pixels")
-    add("--size", metavar="WxH", help="width and height, as 128x128")
-    add("-N", "--num-images", type=int, metavar="N", help="pictures for each prompt [1]")
-    add("-o", "--output", metavar="PATH", help="PNG file, or a folder [frolic-PROMPT-SEED.png in this folder]")
-    add("--sampler", metavar="NAME", help=" or ".join(SAMPLERS))
-    add("--dtype", metavar="NAME", help="auto, float32, bfloat16 or float16 [auto]")
-    add("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
-    add("--from", dest="source", metavar="PNG", help="draw again what made this picture; other options change it")
-    add("--no-metadata", action="store_true", help="do not write the request into the PNG")
-    add("--force", action="store_true", help="replace existing files")
-    add("--json", action="store_true", help="print JSON lines")
-    add("-q", "--quiet", action="store_true", help="print nothing but errors")
-    return parser
+    app.command("generate", help=ABOUT)(lambda: None)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -76,19 +43,14 @@ def run(arguments: Sequence[str]) -> None:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser().parse_intermixed_args(arguments[:end])
     options.prompt += arguments[end + 1 :]
-    width, height = _sides(options.size, options.width, options.height)
-    fields: dict[str, Any] = {
-        "negative_prompt": options.negative_prompt,
-        "steps": options.steps,
-        "guidance_scale": options.guidance_scale,
-        "seed": options.seed,
-        "width": width,
-        "height": height,
-        "num_images": options.num_images,
-        "sampler": options.sampler,
-    }
+    if options.resume_decode is not None:
+        _resume(options)
+        return
     prompts = _prompts(options.prompt, options.prompt_file)
     replay = Replay.read(options.source) if options.source is not None else None
+    fields = request_fields(options, replay.record if replay else None)
+    for picture in filter(None, (options.image, options.mask, options.control)):
+        existing_file(Path(picture))
     model, dtype, device = options.model, options.dtype, options.device
     if replay is None:
         if not prompts:
@@ -98,39 +60,62 @@ def run(arguments: Sequence[str]) -> None:
         request, kept = replay.request(prompts, fields)
         model, dtype, device = model or replay.model(), dtype or replay.dtype, device or replay.device
     pictures = range(request.pictures) if kept is None else range(kept, kept + 1)
-    places = _places(options.output, request, pictures, options.force)
+    places = [] if options.dry_run else _places(options.output, request, pictures, options.force)
     with Report(as_json=options.json, quiet=options.quiet) as report:
-        pipeline = _load(model or "starter", dtype or "auto", device or "auto")
+        chosen = {"dtype": dtype or "auto", "device": device or "auto", **loading(options)}
+        chosen.setdefault("compat", replay.compat if replay else "diffusers")
+        if options.dry_run:
+            _say_plan(report, model or "starter", chosen, request, options)
+            return
+        inputs = _inputs(options)
+        pipeline = _load(model or "starter", chosen, report, places[0].parent, options.control is not None)
         if replay is not None:
             if options.model is None:
                 replay.check_weights(pipeline)
             for note in replay.differences(pipeline):
                 report.note(note)
-        result = _draw(pipeline, request, pictures, report, 0 if replay is None or kept is None else replay.tokens)
+        result = _draw(pipeline, request, pictures, report, inputs, replay if kept is not None else None)
         for index, place in zip(pictures, places, strict=True):
-            path = _write(result, index, place, options)
+            path = _write(result.images[index], result.record(index), place, options)
             report.image(path, result.seeds[index], result.request.prompt_of(index))
         report.event("done", seconds=round(result.seconds, 3))
 
 
-def _load(model: str, dtype: str, device: str) -> Pipeline:
+def _load(model: str, chosen: dict[str, Any], report: Report, rescue: Path, led: bool = False) -> Pipeline:
     # Left alone, the collector walks torch's many objects again and again: a seventh of its import, and of the whole
     # run a quarter when the interpreter ends. Frozen, they are passed over.
     gc.disable()
     try:
-        from frolic.assemble import load
+        from frolic.assemble import assemble
+        from frolic.plan import Watch, make_plan
 
-        return load(model, dtype=dtype, device=device)
+        plan = make_plan(model, watch=Watch(report.note, report.download), **chosen)
+        if led and "controlnet" not in plan.parts:
+            raise RequestError(f"The model {plan.name} has no ControlNet; give one with --controlnet MODEL.")
+        for note in plan.notes:
+            report.note(note)
+        pipeline = assemble(plan)
     finally:
         gc.freeze()
         gc.enable()
+    pipeline.rescue = rescue
+    return pipeline
 
 
-def _draw(pipeline: Pipeline, request: Request, pictures: range, report: Report, tokens: int) -> Result:
+def _draw(
+    pipeline: Pipeline,
+    request: Request,
+    pictures: range,
+    report: Report,
+    inputs: Inputs,
+    replay: Replay | None,
+) -> Result:
     from frolic.pipeline import Progress
 
+    if replay is not None:
+        replay.check_inputs(inputs)
     report.event("start", model=pipeline.card.name, seeds=[request.seeds[index] for index in pictures])
-    for event in pipeline.stream(request, tokens=tokens):
+    for event in pipeline.stream(request, inputs=inputs, tokens=replay.tokens if replay else 0):
         if isinstance(event, Progress):
             report.step(event.index, event.total)
         else:
@@ -140,15 +125,51 @@ def _draw(pipeline: Pipeline, request: Request, pictures: range, report: Report,
     return result
 
 
-def _sides(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
-    if size is None:
-        return width, height
-    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*]\s*(\d{1,6})\s*", size)
-    if match is None:
-        raise RequestError(f"--size {size!r} is not WIDTHxHEIGHT; write it as 128x128.")
-    if width is not None or height is not None:
-        raise RequestError("--size already says the width and the height; leave out -W and -H.")
-    return int(match[1]), int(match[2])
+def _inputs(options: argparse.Namespace) -> Inputs:
+    """The pictures that are given, and what is to be made of them first."""
+    from frolic.pipeline import Inputs
+
+    control: Any = options.control
+    if options.control_from is not None:
+        from frolic.pipeline.edges import control_picture
+
+        control = control_picture(control, options.control_from)
+    return Inputs(options.image, options.mask, control)
+
+
+def _resume(options: argparse.Namespace) -> None:
+    """Decode what an earlier run could not."""
+    from frolic.pipeline.kept import Kept
+
+    if options.prompt or options.prompt_file is not None or options.source is not None:
+        raise RequestError("--resume-decode decodes what was drawn before; leave out the prompt and --from.")
+
+    kept = Kept.read(Path(options.resume_decode))
+    records = kept.records
+    chosen = {"dtype": options.dtype or records[0]["dtype"], "device": options.device or "auto", **loading(options)}
+    names = [Request.of(record["request"]["prompt"], seed=record["request"]["seed"]) for record in records]
+    places = [_places(options.output, name, range(1), options.force, len(names), i)[0] for i, name in enumerate(names)]
+    with Report(as_json=options.json, quiet=options.quiet) as report:
+        pipeline = _load(options.model or model_of(records[0], options.resume_decode), chosen, report, Path())
+        if pipeline.card.hash != records[0]["model"]["hash"]:
+            report.note(f"These are not the weights that made {options.resume_decode}; the picture may differ.")
+        images = pipeline.resume(kept)
+        for image, record, place in zip(images, records, places, strict=True):
+            path = _write(image, record, place, options)
+            report.image(path, record["request"]["seed"], record["request"]["prompt"])
+
+
+def _say_plan(
+    report: Report, model: str, chosen: dict[str, Any], request: Request, options: argparse.Namespace
+) -> None:
+    """What drawing would take."""
+    from frolic.pipeline import Inputs
+    from frolic.plan import Watch, make_plan
+    from frolic.plan.estimate import estimate
+
+    plan = make_plan(model, watch=Watch(report.note, report.download), **chosen)
+    given = Inputs(options.image, options.mask, options.control).read()
+    report.plan(estimate(plan, given.sized(request)))
 
 
 def _prompts(words: list[str] | None, file: str | None) -> tuple[str, ...]:
@@ -176,8 +197,11 @@ def _prompts(words: list[str] | None, file: str | None) -> tuple[str, ...]:
     return prompts
 
 
-def _places(output: str | None, request: Request, pictures: range, force: bool) -> list[Path]:
-    """Where every picture goes, refused now if it cannot go there."""
+def _places(
+    output: str | None, request: Request, pictures: range, force: bool, total: int = 0, start: int = 0
+) -> list[Path]:
+    """Where every picture goes, refused now if it cannot go there. They are ``total`` in all (0: no others), of which
+    the first is number ``start``."""
     folder = Path(output) if output is not None and Path(output).is_dir() else None
     places = []
     for index in pictures:
@@ -188,7 +212,8 @@ def _places(output: str | None, request: Request, pictures: range, force: bool) 
             path = Path(output)
             if path.suffix.lower() != ".png":
                 raise RequestError(f"{output} is not a PNG name; end it in .png, or give an existing folder.")
-            places.append(path if len(pictures) == 1 else path.with_stem(f"{path.stem}-{len(places) + 1}"))
+            one = (total or len(pictures)) == 1
+            places.append(path if one else path.with_stem(f"{path.stem}-{start + len(places) + 1}"))
     for place in places:
         check_writable(_free(place) if output is None and not force else place, force=force)
     return places
@@ -203,13 +228,14 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _write(result: Result, index: int, place: Path, options: argparse.Namespace) -> Path:
+def _write(image: Image, record: dict[str, Any], place: Path, options: argparse.Namespace) -> Path:
     """Write a picture. A name that frolic chose itself gives way to one that appeared meanwhile."""
     gives_way = options.output is None and not options.force
     while True:
         path = _free(place) if gives_way else place
         try:
-            return result.save(path, index, metadata=not options.no_metadata, force=options.force)
+            save_png(image, path, None if options.no_metadata else record, force=options.force)
+            return path
         except FileError:
             if not (gives_way and path.exists()):
                 raise

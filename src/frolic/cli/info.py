@@ -54,18 +54,19 @@ def _model(target: str) -> dict[str, Any]:
     from frolic.plan import make_plan
 
     plan = make_plan(target, device="cpu")
-    folder, defaults = plan.folder, plan.folder.defaults
+    defaults = plan.defaults
     return {
-        "name": folder.name,
-        "version": folder.version,
-        "family": folder.family.name,
+        "name": plan.name,
+        "version": plan.version,
+        "family": plan.family.name,
+        "published": plan.published.name if plan.published else "",
         "size": f"{defaults.width}x{defaults.height}",
         "steps": defaults.steps,
         "guidance_scale": defaults.guidance_scale,
         "sampler": defaults.sampler,
         "shift": defaults.shift,
         "max_tokens": defaults.max_tokens,
-        "components": {name: _summary(entries) for name, entries in plan.entries.items()},
+        "components": {name: _summary(part.entries) for name, part in plan.parts.items()},
         "hash": fingerprint(plan.files),
     }
 

@@ -21,6 +21,8 @@ COMMANDS = {
     "train": "frolic.cli.train",
     "data": "frolic.cli.data",
     "eval": "frolic.cli.evaluate",
+    "models": "frolic.cli.models",
+    "convert": "frolic.cli.convert",
     "doctor": "frolic.cli.doctor",
 }
 _ROOT_OPTIONS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from frolic.errors import FileError, RequestError
 from frolic.io.media import read_record
-from frolic.request import Request
+from frolic.request import RECORDED, UNSAID, Request
 
 if TYPE_CHECKING:
-    from frolic.pipeline import Pipeline
+    from frolic.pipeline import Inputs, Pipeline
 
-_FIELDS = ("prompt", "negative_prompt", "seed", "steps", "guidance_scale", "sampler", "width", "height")
+_FIELDS = ("prompt", "seed", *RECORDED)
 _MAX_BATCH = 64
 
 
@@ -40,10 +40,12 @@ class Replay:
         try:
             row, size, tokens = record["batch"]
             wanted = record["request"]
+            wanted = record["request"] = {**UNSAID, **wanted}
             Request.of(str(wanted["prompt"]), **{name: wanted[name] for name in _FIELDS[1:]})
             whole = all(type(n) is int for n in (row, size, tokens)) and 0 <= row < size <= _MAX_BATCH and tokens > 0
             texts = [record["dtype"], record["device"], record["model"]["name"], record["model"]["hash"]]
-        except (KeyError, TypeError, ValueError, RequestError):
+            texts += [record.get("compat", ""), *record.get("inputs", {}).values()]
+        except (AttributeError, KeyError, TypeError, ValueError, RequestError):
             whole, texts = False, []
         if not whole or not all(isinstance(text, str) for text in texts):
             raise FileError(f"The frolic record in {path} is damaged; get the file again.")
@@ -52,18 +54,14 @@ class Replay:
         # Only the CPU is on every machine.
         return cls(path, record, texts[0], "cpu" if texts[1] == "cpu" else "auto", row, size, tokens)
 
+    @property
+    def compat(self) -> str:
+        """Whose reading of the model it was."""
+        return str(self.record.get("compat", "diffusers"))
+
     def model(self) -> str:
-        """The model's name, if it is one that every frolic knows.
-
-        Raises:
-            RequestError: it was a folder, and a picture does not say where folders are.
-        """
-        from frolic.plan import ALIASES
-
-        name = str(self.record["model"]["name"])
-        if name not in ALIASES:
-            raise RequestError(f"{self.path} was made by the model {name!r}; give its folder with --model.")
-        return name
+        """The model's name. Raises as ``model_of``."""
+        return model_of(self.record, self.path)
 
     def request(self, prompts: tuple[str, ...], changes: dict[str, Any]) -> tuple[Request, int | None]:
         """The request, and which of its pictures is the one wanted (None: all).
@@ -72,12 +70,29 @@ class Replay:
         arithmetic rounds differently at different sizes, and the pixels should be the same ones.
         """
         kept = {name: self.record["request"][name] for name in _FIELDS}
+        if any(name in changes and changes[name] is not None for name in ("aspect", "width", "height")):
+            kept |= {"width": None, "height": None}
         changed = {name: value for name, value in changes.items() if value is not None}
         if not prompts and not changed:
             alone = {**kept, "seed": [kept["seed"]] * self.size}
             return Request.of([alone.pop("prompt")] * self.size, **alone), self.row
         asked = {**kept, **changed}
         return Request.of(prompts or asked.pop("prompt"), **{k: v for k, v in asked.items() if k != "prompt"}), None
+
+    def check_inputs(self, inputs: Inputs) -> None:
+        """Refuse to draw again from other pictures than those it was drawn from.
+
+        Raises:
+            RequestError: one is missing, or is another one.
+        """
+        made_from, given = self.record.get("inputs", {}), inputs.read().hashes()
+        for name in made_from.keys() | given.keys():
+            if made_from.get(name) != given.get(name):
+                which = "another" if name in given else "an"
+                said = (
+                    f"with {which} --{name}; give that one" if name in made_from else f"without --{name}; leave it out"
+                )
+                raise RequestError(f"{self.path} was made {said}, or change an option to draw something new.")
 
     def check_weights(self, pipeline: Pipeline) -> None:
         """Refuse a model that was found by the record's name but is another one.
@@ -100,6 +115,8 @@ class Replay:
             notes.append(f"These are not the weights that made {self.path}; the picture will differ.")
         if (shift := self.record.get("shift")) != pipeline.defaults.shift:
             notes.append(f"{self.path} was made with shift {shift}, not {pipeline.defaults.shift}; it will differ.")
+        if self.compat != pipeline.compat:
+            notes.append(f"{self.path} was made with compat {self.compat}, not {pipeline.compat}; it will differ.")
         for what, now in (
             ("dtype", str(pipeline.dtype).removeprefix("torch.")),
             ("device", pipeline.device.type),
@@ -108,3 +125,20 @@ class Replay:
             if (then := self.record.get(what)) != now:
                 notes.append(f"{self.path} was made with {what} {then}, not {now}; the pixels may differ slightly.")
         return notes
+
+
+def model_of(record: dict[str, Any], path: str) -> str:
+    """The name of the model in a ``record`` from ``path``, if it is one that every frolic knows or that the Hub has (at
+    the commit it was).
+
+    Raises:
+        RequestError: it was a folder, and a record does not say where folders are.
+    """
+    from frolic.plan.find import ALIASES
+
+    name, version = str(record["model"]["name"]), str(record["model"].get("version", ""))
+    if name.count("/") == 1:
+        return f"hf://{name}@{version}" if version else f"hf://{name}"  # never a folder of that name
+    if name not in ALIASES:
+        raise RequestError(f"{path} was made by the model {name!r}; give its folder with --model.")
+    return name

@@ -6,7 +6,10 @@ import json
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+if TYPE_CHECKING:
+    from frolic.plan.estimate import Estimate
 
 _BAR = 30
 
@@ -44,11 +47,20 @@ class Report:
         self.event("step", step=index + 1, total=total)
         if self.as_json or self.quiet or not sys.stderr.isatty():
             return
-        # By hand: the libraries that draw bars take longer to import than the starter takes to draw.
-        full = _BAR * (index + 1) // total
-        self._bar = f"drawing {'#' * full}{'.' * (_BAR - full)} {index + 1}/{total}"
-        sys.stderr.write(f"\r{self._bar}")
-        sys.stderr.flush()
+        self._draw("drawing", index + 1, total, f"{index + 1}/{total}")
+
+    def download(self, done: int, total: int, path: str) -> None:
+        """``done`` of ``total`` bytes are here; ``path`` is the file that they belong to."""
+        if self.as_json or self.quiet or not sys.stderr.isatty():
+            return
+        self._draw("loading", done, max(total, 1), f"{done / 1e9:.2f}/{total / 1e9:.2f} GB")
+
+    def plan(self, estimate: Estimate) -> None:
+        """What a request would take."""
+        self.event("plan", **estimate.facts())
+        if not (self.as_json or self.quiet):
+            for line in estimate.lines():
+                _line(sys.stdout, line)
 
     def image(self, path: Path, seed: int, prompt: str) -> None:
         """A picture was written."""
@@ -56,6 +68,13 @@ class Report:
         self.event("image", path=str(path), seed=seed, prompt=prompt)
         if not (self.as_json or self.quiet):
             _line(sys.stdout, f"{path}  seed {seed}")
+
+    def _draw(self, what: str, done: int, total: int, said: str) -> None:
+        # By hand: the libraries that draw bars take longer to import than the starter takes to draw.
+        full = _BAR * done // total
+        before, self._bar = len(self._bar), f"{what} {'#' * full}{'.' * (_BAR - full)} {said}"
+        sys.stderr.write(f"\r{self._bar:<{before}}")
+        sys.stderr.flush()
 
     def _close(self) -> None:
         """Wipe the bar, so that what is written next has the line for itself."""

@@ -10,29 +10,34 @@ from types import MappingProxyType
 from typing import Any
 
 from frolic.errors import CheckpointError, ModelError, ModelNotFoundError, UnsafeFileError, nearest
+from frolic.io.cache import origin
 from frolic.io.files import read_json_object
 from frolic.io.problems import Problems
-from frolic.io.safetensors import find_weights, refuse_pickle
+from frolic.io.safetensors import VARIANTS, find_weights, refuse_pickle
+from frolic.io.schedulers import SCHEDULER, SHIFTS, read_scheduler
+from frolic.io.tokenizer import find_tokenizer
+from frolic.sampling.solvers import SAMPLERS
 from frolic.spec import ComponentSpec, FamilySpec, SamplingDefaults
 
 INDEX, OWN = "model_index.json", "frolic.json"
-_SCHEDULER_FILE = Path("scheduler", "scheduler_config.json")
 _NOT_WEIGHTS = ("scheduler", "tokenizer")
 
 
 @dataclass(frozen=True)
 class Component:
-    """One part with weights: ``config`` is what its spec made of ``config.json``, ``weights`` a file or shard index."""
+    """One part with weights: ``config`` is what its spec made of ``config.json``; ``weights`` the files or shard
+    indexes it can be read from, by variant (``""`` is the plain one)."""
 
     name: str
     spec: ComponentSpec
     config: Any
-    weights: Path
+    weights: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder whose settings were all understood. ``name`` never holds a path."""
+    """A folder whose settings were all understood. ``name`` never holds a path; a model from the Hub is called
+    ``org/name`` there, and its ``version`` is the commit."""
 
     path: Path
     name: str
@@ -48,78 +53,8 @@ class ModelFolder:
         """The files besides the weights that decide what the model draws, in a fixed order."""
         configs = [self.path / name / "config.json" for name in sorted(self.components)]
         own = [self.path / OWN] if (self.path / OWN).is_file() else []
-        return (*configs, self.path / _SCHEDULER_FILE, *own, self.tokenizer)
+        return (*configs, self.path / SCHEDULER, *own, self.tokenizer)
 
-
-@dataclass(frozen=True)
-class _Scheduler:
-    """What a published scheduler's settings mean here: ``fixed`` must have these values where they are given at all."""
-
-    sampler: str
-    shift: str
-    fixed: Mapping[str, Any]
-    ignored: frozenset[str]
-
-
-_SCHEDULERS = {
-    "DPMSolverMultistepScheduler": _Scheduler(
-        sampler="dpmpp_2m",
-        shift="flow_shift",
-        fixed={
-            "algorithm_type": "dpmsolver++",
-            "euler_at_final": False,
-            "final_sigmas_type": "zero",
-            "lambda_min_clipped": -math.inf,
-            "lower_order_final": True,
-            "num_train_timesteps": 1000,
-            "prediction_type": "flow_prediction",
-            "solver_order": 2,
-            "solver_type": "midpoint",
-            "thresholding": False,
-            "use_beta_sigmas": False,
-            "use_dynamic_shifting": False,
-            "use_exponential_sigmas": False,
-            "use_flow_sigmas": True,
-            "use_karras_sigmas": False,
-            "use_lu_lambdas": False,
-        },
-        # These shape the variance-preserving schedule, which flow sigmas replace.
-        ignored=frozenset(
-            {
-                *(
-                    "beta_start",
-                    "beta_end",
-                    "beta_schedule",
-                    "trained_betas",
-                    "rescale_betas_zero_snr",
-                    "variance_type",
-                ),
-                *(
-                    "dynamic_thresholding_ratio",
-                    "sample_max_value",
-                    "timestep_spacing",
-                    "steps_offset",
-                    "time_shift_type",
-                ),
-            }
-        ),
-    ),
-    "FlowMatchEulerDiscreteScheduler": _Scheduler(
-        sampler="euler",
-        shift="shift",
-        fixed={
-            "invert_sigmas": False,
-            "num_train_timesteps": 1000,
-            "shift_terminal": None,
-            "stochastic_sampling": False,
-            "use_beta_sigmas": False,
-            "use_dynamic_shifting": False,
-            "use_exponential_sigmas": False,
-            "use_karras_sigmas": False,
-        },
-        ignored=frozenset({"base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type"}),
-    ),
-}
 
 _OWN_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "family": str,
@@ -135,10 +70,11 @@ _OWN_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "negative_prompt": str,
     "lowercase": bool,
     "prompt_suffix": str,
+    "instruction": str,
 }
 
 # What is in a request too has a request's limits, which hold for the defaults as a whole.
-_LIMITS: Mapping[str, tuple[float, float]] = {"shift": (0.01, 100), "max_tokens": (1, 8192)}
+_LIMITS: Mapping[str, tuple[float, float]] = {"shift": SHIFTS, "max_tokens": (1, 8192)}
 
 
 def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:
@@ -162,27 +98,28 @@ def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:
     index = read_json_object(path / INDEX)
     family = _family(path, index.get("_class_name"), families)
     problems = Problems(f"The model in {path} cannot be used; get its files again or choose another")
-    expected = [*family.components, *_NOT_WEIGHTS]
+    expected = [*family.components, *family.optional, *_NOT_WEIGHTS]
     for key in index:
         if key not in expected and not key.startswith("_"):
             problems.add("unknown component", key, near=expected)
+    optional = {name: spec for name, spec in family.optional.items() if index.get(name) not in (None, [None, None])}
     components = {}
-    for name, spec in family.components.items():
+    for name, spec in {**family.components, **optional}.items():
         component = _component(path, name, spec, index.get(name), problems)
         if component is not None:
             components[name] = component
-    tokenizer = path / "tokenizer" / "tokenizer.json"
-    if not tokenizer.is_file():
-        problems.add("missing", "tokenizer/tokenizer.json")
-    scheduled = _scheduler(path, problems)
+    tokenizer = find_tokenizer(path / "tokenizer", problems)
+    scheduled = read_scheduler(path, problems)
     own = _own(path, family, problems)
     problems.raise_any(CheckpointError)
     named = {field.name for field in fields(SamplingDefaults)}
-    defaults = replace(family.defaults, **{**scheduled, **{key: own[key] for key in own if key in named}})
+    hub = origin(path)
+    followed = family.adapt({name: component.config for name, component in components.items()})
+    defaults = replace(family.defaults, **{**followed, **scheduled, **{key: own[key] for key in own if key in named}})
     return ModelFolder(
         path=path,
-        name=own.get("name", path.resolve().name),
-        version=own.get("version", ""),
+        name=own.get("name", hub.repo if hub else path.resolve().name),
+        version=own.get("version", hub.commit if hub else ""),
         family=family,
         components=MappingProxyType(components),
         tokenizer=tokenizer,
@@ -193,9 +130,9 @@ def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:
 
 def _family(path: Path, class_name: Any, families: Mapping[str, FamilySpec]) -> FamilySpec:
     for family in families.values():
-        if family.pipeline_class == class_name:
+        if class_name in family.pipeline_classes:
             return family
-    known = [family.pipeline_class for family in families.values()]
+    known = [name for family in families.values() for name in family.pipeline_classes]
     hint = nearest(str(class_name), known) or f"; supported: {', '.join(known)}."
     raise CheckpointError(f"{path / INDEX} names the pipeline {class_name!r}, which frolic does not know{hint}")
 
@@ -209,47 +146,34 @@ def _component(path: Path, name: str, spec: ComponentSpec, entry: Any, problems:
     if not (path / name).is_dir():
         problems.add("missing", f"{name}/")
         return None
-    config = weights = None
+    return read_component(path / name, name, spec, problems)
+
+
+def read_component(path: Path, name: str, spec: ComponentSpec, problems: Problems) -> Component | None:
+    """The part whose ``config.json`` and weights lie in ``path``, or None after noting what is wrong with it.
+
+    Raises:
+        UnsafeFileError: its weights are pickles only.
+    """
+    config = None
     try:
-        config = spec.configure(read_json_object(path / name / "config.json"))
+        config = spec.configure(read_json_object(path / "config.json"))
     except CheckpointError as error:
         problems.add("settings", f"{name}: {error}")
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         problems.add("settings", f"{name}/config.json has a value of the wrong kind ({error})")
-    try:
-        weights = find_weights(path / name)
-    except UnsafeFileError:
-        raise
-    except ModelError as error:
-        problems.add("weights", str(error))
-    return None if config is None or weights is None else Component(name, spec, config, weights)
-
-
-def _scheduler(path: Path, problems: Problems) -> dict[str, Any]:
-    """Sampler and shift from ``scheduler/scheduler_config.json``."""
-    try:
-        raw = read_json_object(path / _SCHEDULER_FILE)
-    except CheckpointError as error:
-        problems.add("settings", str(error))
-        return {}
-    known = _SCHEDULERS.get(str(raw.get("_class_name")))
-    if known is None:
-        problems.add("unsupported", f"scheduler {raw.get('_class_name')!r}, supported: {', '.join(_SCHEDULERS)}")
-        return {}
-    for key, value in raw.items():
-        if key in known.fixed:
-            if value != known.fixed[key]:
-                problems.add("unsupported", f"scheduler {key}={value!r}, needs {known.fixed[key]!r}")
-        elif key != known.shift and key not in known.ignored and not key.startswith("_"):
-            problems.add(
-                "unknown setting", f"scheduler {key}", near=[f"scheduler {k}" for k in (*known.fixed, known.shift)]
-            )
-    shift = raw.get(known.shift, 1.0)
-    low, high = _LIMITS["shift"]
-    if not _number(shift) or not low <= shift <= high:
-        problems.add("settings", f"scheduler {known.shift} is {shift!r}; it must be {low} to {high}")
-        return {}
-    return {"sampler": known.sampler, "shift": float(shift)}
+    weights = {}
+    refusals: list[ModelError] = []
+    for variant in VARIANTS:
+        try:
+            weights[variant] = find_weights(path, variant)
+        except ModelError as error:
+            refusals.append(error)
+    if not weights:
+        if isinstance(refusals[0], UnsafeFileError):
+            raise refusals[0]
+        problems.add("weights", str(refusals[0]))
+    return None if config is None or not weights else Component(name, spec, config, MappingProxyType(weights))
 
 
 def _own(path: Path, family: FamilySpec, problems: Problems) -> dict[str, Any]:
@@ -268,9 +192,10 @@ def _own(path: Path, family: FamilySpec, problems: Problems) -> dict[str, Any]:
             problems.add("settings", f"{OWN}: {key} {said}")
     if raw.get("family", family.name) != family.name:
         problems.add("settings", f"{OWN}: family is {raw['family']!r}, but {INDEX} is one of {family.name!r}")
-    if "sampler" in raw and raw["sampler"] not in [s.sampler for s in _SCHEDULERS.values()]:
+    if raw.get("sampler", "euler") not in [*SAMPLERS]:
         problems.add("settings", f"{OWN}: sampler {raw['sampler']!r} is not known")
-    return raw
+    # A model of ours reads its prompts as they are, unless it says otherwise; the family's instruction is for others.
+    return {"instruction": "", **raw}
 
 
 def _unfit(key: str, value: Any) -> str:

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_TEXT = 1_000_000
+MAX_PIXELS = 8192 * 8192
 SCHEMA = 1
+_SAMPLER_NAMES = {"dpmpp_2m": "DPM++ 2M", "dpmpp_3m": "DPM++ 3M", "euler": "Euler"}
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNK = 2**31 - 1
 
@@ -47,6 +51,36 @@ def encode_png(image: Image, record: Mapping[str, Any] | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def load_image(path: Path) -> Image:
+    """The picture at ``path`` (PNG, JPEG, WebP and what else PIL reads), upright, its pixels decoded.
+
+    Raises:
+        FileError: there is no such file, or it cannot be read as a picture of a size that frolic draws.
+    """
+    from PIL import Image as images
+    from PIL import ImageOps
+
+    existing_file(path)
+    try:
+        # Only formats that are pixels and nothing else: PIL starts other programs for some.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", images.DecompressionBombWarning)  # the limit here is ours
+            image = images.open(path, formats=_FORMATS)
+        with image:
+            if not 0 < image.width * image.height <= MAX_PIXELS:
+                raise FileError(
+                    f"{path} has {image.width}x{image.height} pixels, more than can be used; make it smaller."
+                )
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileError:
+        raise
+    except images.DecompressionBombError as error:
+        raise FileError(f"{path} has more pixels than can be used; make it smaller.") from error
+    except Exception as error:  # PIL's readers raise what they like at a damaged file
+        raise FileError(f"{path} cannot be read as a picture; give a whole PNG, JPEG or WebP file.") from error
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -105,7 +139,7 @@ def parameters(record: Mapping[str, Any]) -> str:
     request, model = record["request"], record["model"]
     pairs = {
         "Steps": request["steps"],
-        "Sampler": {"dpmpp_2m": "DPM++ 2M", "euler": "Euler"}.get(request["sampler"], request["sampler"]),
+        "Sampler": _SAMPLER_NAMES.get(request["sampler"], request["sampler"]),
         "Schedule type": f"Flow shift {record['shift']:g}",
         "CFG scale": f"{request['guidance_scale']:g}",
         "Seed": request["seed"],

@@ -1,50 +1,45 @@
 """From a request to pictures: text, denoising, decoding. Which model it is does not show here.
 
-B batch, C latent channels, S text tokens, E text width.
+B batch, C latent channels, h/w height and width of latents.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from frolic.errors import NumericsError, RequestError, ResourceError, is_out_of_memory
+from frolic.errors import FrolicError, NumericsError, RequestError, ResourceError, is_out_of_memory
 from frolic.io.tokenizer import Tokenizer
+from frolic.pipeline.decode import DecodeStage
+from frolic.pipeline.denoise import Backbone, Texts, cut_texts, denoiser, encode_texts, prepare_texts
+from frolic.pipeline.inputs import Anchors, Given, Inputs, anchors, latents_size
+from frolic.pipeline.kept import Kept
+from frolic.pipeline.parts import Held, HeldEncoder, Parts
+from frolic.pipeline.resize import fit
 from frolic.pipeline.result import ModelCard, Result, to_image
+from frolic.pipeline.text import Compat, TextEncoder, TextStage
 from frolic.request import Request
-from frolic.sampling.guidance import cfg_batched
 from frolic.sampling.noise import sample_noise
-from frolic.sampling.prediction import flow
+from frolic.sampling.prediction import add_noise
+from frolic.sampling.schedules import tail
 from frolic.sampling.solvers import SAMPLERS
 from frolic.spec import SamplingDefaults
-from frolic.types import Conditioning, Denoise, Latents, Pixels
+from frolic.types import Conditioning, Latents, Pixels, PixelSize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from frolic.pipeline.inputs import Picture
+
 Output = Literal["pil", "tensor"]
-_CACHED_TEXTS = 16
-_TEXT_STEP = 32
 _BATCH_PIXELS = 4 * 1024 * 1024
 _MAX_BATCH = 8
-
-
-class Backbone(Protocol):
-    """A transformer that takes the text once a request (``context``) and latents once a step (``denoise``).
-
-    Contexts of equally wide texts stack with their class's ``cat``; ``rows`` selects from a stack.
-    """
-
-    config: Any
-
-    def context(self, text_BSE: Tensor, mask_BS: Tensor) -> Any: ...
-    def denoise(self, x_BCHW: Tensor, t_B: Tensor, context: Any) -> Tensor: ...
 
 
 class Autoencoder(Protocol):
@@ -52,11 +47,8 @@ class Autoencoder(Protocol):
 
     config: Any
 
+    def encode(self, x: Tensor) -> Tensor: ...
     def decode(self, z: Tensor) -> Tensor: ...
-
-
-class TextEncoder(Protocol):
-    def __call__(self, ids_BS: Tensor, mask_BS: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -75,47 +67,67 @@ class Progress:
             return [to_image(self._pipeline.decode(Latents(row)).tensor[0]) for row in self.latents.tensor.split(1)]
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """The prepared texts of a request: ``stack`` holds their contexts, ``places`` the row of each prompt in it,
-    ``tokens`` their common width."""
+class Pipeline(Parts):
+    """A model that is ready to draw. ``frolic.load`` makes one.
 
-    stack: Any
-    places: dict[str, int]
-    tokens: int
-
-
-class Pipeline:
-    """A model that is ready to draw. ``frolic.load`` makes one."""
+    ``transformer``, ``vae``, ``text_encoder`` and ``controlnet`` are modules, or hold one (``frolic.pipeline.parts``).
+    ``dtypes`` says what each of them computes in. ``tiling``: ``auto`` decodes in pieces where memory asks for it.
+    ``rescue`` is the folder in which latents are kept that no memory was left to decode.
+    """
 
     def __init__(
         self,
         *,
-        transformer: Backbone,
-        vae: Autoencoder,
-        text_encoder: TextEncoder,
+        transformer: Backbone | Held,
+        vae: Autoencoder | Held,
+        text_encoder: TextEncoder | Held,
+        controlnet: Any = None,
         tokenizer: Tokenizer,
         defaults: SamplingDefaults,
         card: ModelCard,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtypes: Mapping[str, torch.dtype] | None = None,
         prompt_suffix: str = "",
+        compat: Compat = "diffusers",
+        tiling: str = "auto",
+        rescue: Path | None = None,
     ) -> None:
-        self.transformer = transformer
-        self.vae = vae
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
         self.defaults = defaults
         self.card = card
         self.device = torch.device(device)
-        self.dtype = dtype
-        self.prompt_suffix = prompt_suffix
-        self._texts: OrderedDict[str, Conditioning] = OrderedDict()
+        self.dtypes = dtypes or {}
+        self.compat = compat
+        self.tiling = tiling
+        self.rescue = rescue
+        super().__init__(transformer=transformer, vae=vae, text_encoder=text_encoder, controlnet=controlnet)
+        self._text_options: dict[str, Any] = {
+            "max_tokens": defaults.max_tokens,
+            "lowercase": defaults.lowercase,
+            "prompt_suffix": prompt_suffix,
+            "device": self.device,
+            "compat": compat,
+        }
+        self.tokenizer = tokenizer
+        self.text = self._text_stage(defaults.instruction)
+
+    def renewed(self, name: str) -> None:
+        if name == "text_encoder":
+            self.text = self._text_stage(self.text.instruction)
+
+    @property
+    def has_controlnet(self) -> bool:
+        """Whether a ``control`` picture can be given."""
+        return self._held["controlnet"].config is not None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The transformer's."""
+        return self.dtypes.get("transformer", torch.float32)
 
     @property
     def stride(self) -> int:
-        """Pixels per image token along a side: sizes are multiples of it."""
-        return int(self.vae.config.stride * getattr(self.transformer.config, "patch_size", 1))
+        """Pixels per image token along a side: what is drawn has sides that are multiples of it."""
+        return int(self._held["vae"].config.stride * getattr(self._held["transformer"].config, "patch_size", 1))
 
     def __call__(
         self,
@@ -123,17 +135,22 @@ class Pipeline:
         *,
         latents: Tensor | None = None,
         output: Output = "pil",
+        image: Picture | None = None,
+        mask: Picture | None = None,
+        control: Picture | None = None,
         **fields: Any,
     ) -> Result:
         """Draw. ``fields`` are those of ``Request``: seed, steps, guidance_scale, height, width, num_images,
-        negative_prompt, sampler. ``latents``: starting noise [B, C, h, w], one for each picture, instead of the seed's.
+        negative_prompt, sampler and so on. ``latents``: starting noise [B, C, h, w], one for each picture, instead of
+        the seed's. ``image``, ``mask``, ``control``: as ``Inputs``.
 
         Raises:
             RequestError: the request cannot be carried out as asked.
             NumericsError: a stage stopped being finite, or a picture came out as one flat colour.
             ResourceError: memory ran out.
         """
-        for event in self.stream(prompt, latents=latents, output=output, **fields):
+        inputs = Inputs(image, mask, control)
+        for event in self.stream(prompt, latents=latents, output=output, inputs=inputs, **fields):
             if isinstance(event, Result):
                 return event
         raise AssertionError("a stream ends with its result")
@@ -144,6 +161,7 @@ class Pipeline:
         *,
         latents: Tensor | None = None,
         output: Output = "pil",
+        inputs: Inputs | None = None,
         tokens: int = 0,
         **fields: Any,
     ) -> Iterator[Progress | Result]:
@@ -160,9 +178,11 @@ class Pipeline:
             request = prompt
         else:
             request = Request.of(prompt, **fields)
-        if latents is not None:
-            request = self._sized_by(request, latents)
-        return self._draw(request, latents, output, tokens)
+        given = (inputs or Inputs()).read()
+        if given.control is not None and not self.has_controlnet:
+            raise RequestError("This model has no ControlNet; load it with one: --controlnet MODEL.")
+        request = given.sized(request) if latents is None else self._sized_by(request, latents)
+        return self._draw(request, latents, given, output, tokens)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text to ``Conditioning`` [B, S, E]. Each prompt is encoded by itself, and the last few are remembered.
@@ -170,64 +190,113 @@ class Pipeline:
         Raises:
             NumericsError: the text encoder gave something that is not finite.
         """
-        rows = [self._encode_one(prompt) for prompt in prompts]
+        rows = [self.text.encode(prompt) for prompt in prompts]
         return Conditioning(torch.cat([row.embeds for row in rows]), torch.cat([row.mask for row in rows]))
 
     def decode(self, latents: Latents) -> Pixels:
         """Latents to pixels, not clamped. Leaves the grad mode alone."""
-        z = latents.tensor.to(self.device, self.dtype) / self.vae.config.scaling_factor
-        return Pixels(self.vae.decode(z).float())
+        vae = self.vae
+        z = latents.tensor.to(self.device, self._dtype("vae")) / vae.config.scaling_factor
+        return Pixels(vae.decode(z).float())
 
     def _draw(
-        self, request: Request, latents: Tensor | None, output: Output, tokens: int
+        self, request: Request, latents: Tensor | None, given: Given, output: Output, tokens: int
     ) -> Iterator[Progress | Result]:
         started = time.perf_counter()
         request, notes = request.completed(self.defaults, self.stride)
-        notes += self._too_long(request)
-        size = _batch_size(request)
+        drawn = request.drawn(self.defaults, self.stride)
+        size = _batch_size(drawn)
         firsts = range(0, request.pictures, size)
-        pixels: list[Tensor] = []
+        finished: list[Tensor] = []
         try:
-            texts = self._contexts(request, tokens)
+            stage = self._stage_for(request)
+            notes += cut_texts(stage, request)
+            hashes = given.hashes()
+            given, placed = given.staged((request.height or 0, request.width or 0), drawn)
+            encoded = encode_texts(stage, request)
+            self._held["text_encoder"].release()
+            with torch.inference_mode():
+                tied = anchors(
+                    placed,
+                    lambda picture: self._autoencoder().encode(picture, notes=notes),
+                    self._held["vae"].config.stride,
+                )
+                if given.size is not None:
+                    self._held["vae"].release()
+                net = self.controlnet if tied.control is not None else None
+                texts = prepare_texts(self.transformer, net, encoded, tokens, self.dtype)
             for number, first in enumerate(firsts):
                 rows = range(first, min(first + size, request.pictures))
-                with torch.inference_mode():
-                    x = self._noise(request, rows) if latents is None else latents[rows.start : rows.stop]
-                    x = x.to(self.device, torch.float32)
-                for step in self._steps(request, rows, x, texts):
+                x = None if latents is None else latents[rows.start : rows.stop]
+                for step in self._steps(request, rows, x, texts, tied, drawn):
                     x = step.x
                     _require_finite(x, f"denoising, step {step.index + 1} of {step.total},")
                     done = number * step.total + step.index
                     yield Progress(done, step.total * len(firsts), first, Latents(step.denoised), self)
-                with torch.inference_mode():
-                    pixels += [self._decode_checked(row) for row in x.split(1)]
-            tensor = torch.cat(pixels).clone()
+                assert x is not None
+                finished += x.split(1)
+            self._held["transformer"].release()
+            self._held["controlnet"].release()
+            result = Result(
+                images=(),
+                pixels=None,
+                request=request,
+                seconds=0.0,
+                notes=notes,
+                model=self.card,
+                settings=self._settings(latents is not None, hashes),
+                batches=tuple((i % size, min(size, request.pictures - i + i % size)) for i in range(request.pictures)),
+                tokens=texts.tokens,
+            )
+            tensor = self._pictures(finished, result, given)
+            self._held["vae"].release()
             images = tuple(to_image(row) for row in tensor) if output == "pil" else ()
+        except FrolicError:
+            raise
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             raise ResourceError(
                 f"Memory ran out at {request.width}x{request.height}; ask for a smaller size or fewer pictures."
             ) from error
-        yield Result(
-            images=images,
-            pixels=tensor if output == "tensor" else None,
-            request=request,
-            seconds=time.perf_counter() - started,
-            notes=notes,
-            model=self.card,
-            settings=self._settings(latents is not None),
-            batches=tuple((i % size, min(size, request.pictures - i + i % size)) for i in range(request.pictures)),
-            tokens=texts.tokens,
-        )
+        finally:
+            for part in self._held.values():
+                part.release()
+        pixels = tensor if output == "tensor" else None
+        yield replace(result, images=images, pixels=pixels, seconds=time.perf_counter() - started)
 
-    def _steps(self, request: Request, rows: range, x: Tensor, texts: _Texts) -> Iterator[Any]:
+    def _steps(
+        self,
+        request: Request,
+        rows: range,
+        noise: Tensor | None,
+        texts: Texts,
+        tied: Anchors,
+        drawn: tuple[int, int],
+    ) -> Iterator[Any]:
         """The sampler's steps. Inference mode is held while it computes and released while the caller looks."""
-        assert request.steps and request.sampler
+        assert request.steps and request.sampler and request.schedule
         sampler = SAMPLERS[request.sampler]
-        sigmas = sampler.sigmas(request.steps, self.defaults.shift)
+        schedule = sampler.schedule(request.schedule)
+        sigmas = schedule.sigmas(request.steps, self.defaults.shift)
         with torch.inference_mode():
-            steps = sampler.solve(self._denoiser(request, rows, texts, sampler.integer_timesteps), x, sigmas)
+            x = (self._noise(request, rows, drawn) if noise is None else noise).to(self.device, torch.float32)
+            if tied.known is not None:
+                sigmas = tail(sigmas, request.strength)
+                x = add_noise(tied.known.to(x), x, sigmas[0])
+            denoise = denoiser(
+                self.transformer,
+                request,
+                rows,
+                texts,
+                tied,
+                timesteps=schedule.timesteps,
+                dtype=self.dtype,
+                device=self.device,
+                controlnet=self.controlnet if tied.control is not None else None,
+                injection=self.compat,
+            )
+            steps = sampler.solve(denoise, x, sigmas)
         while True:
             with torch.inference_mode():
                 step = next(steps, None)
@@ -235,124 +304,90 @@ class Pipeline:
                 return
             yield step
 
-    def _denoiser(self, request: Request, rows: range, texts: _Texts, integer_timesteps: bool) -> Denoise:
-        """The guided denoiser for ``rows``; without guidance, half the batch."""
-        wanted = [request.prompt_of(row) for row in rows]
-        guided = _guided(request)
-        if guided:
-            wanted = [_negative(request)] * len(rows) + wanted
-        context = texts.stack.rows(torch.tensor([texts.places[prompt] for prompt in wanted], device=self.device))
+    def _pictures(self, finished: Sequence[Tensor], result: Result, given: Given) -> Tensor:
+        """[B, 3, H, W] on the CPU. Decoded one at a time: batch mates cannot change a picture, and memory stays low."""
+        latents = torch.cat([row.cpu() for row in finished])
+        size = PixelSize(result.request.height or 0, result.request.width or 0)
 
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
-            return self.transformer.denoise(x.to(self.dtype), t, context).float()
+        def keep(_: Tensor) -> Path | None:
+            if self.rescue is None:
+                return None
+            return Kept(latents, tuple(result.record(i) for i in range(len(latents))), given).save(self.rescue)
 
-        denoise = flow(velocity, integer_timesteps)
-        return cfg_batched(denoise, request.guidance_scale or 1.0) if guided else denoise
+        pixels = []
+        for row in finished:
+            picture = self._decode_checked(row, result.notes, keep)
+            pixels.append(given.around(fit(picture, size)).clamp(-1, 1))
+        return torch.cat(pixels).clone()
 
-    def _contexts(self, request: Request, tokens: int) -> _Texts:
-        """Every text of ``request``, prepared. Each by itself and at a width that a record can repeat, so that what a
-        prompt becomes does not depend on how many others there are: arithmetic rounds differently in other shapes."""
-        prompts = list(dict.fromkeys([*([_negative(request)] if _guided(request) else []), *request.prompts]))
-        texts = [self._encode_one(prompt) for prompt in prompts]
-        longest = max(tokens, *(int(text.mask.sum()) for text in texts))
-        # What lies behind is padding for all, and masked.
-        width = min(self.defaults.max_tokens, -(-longest // _TEXT_STEP) * _TEXT_STEP)
+    def resume(self, kept: Kept) -> tuple[Image, ...]:
+        """The pictures whose latents were ``kept``, at their size.
+
+        Raises:
+            RequestError: the latents are another model's.
+            NumericsError, ResourceError: as a call.
+        """
+        config = self._held["vae"].config
+        channels = kept.latents.shape[1]
+        if channels != config.latent_channels:
+            raise RequestError(f"These latents have {channels} channels, this model's have {config.latent_channels}.")
+        images = []
+        for row, record in zip(kept.latents.split(1), kept.records, strict=True):
+            size = PixelSize(record["request"]["height"], record["request"]["width"])
+            if kept.given.size not in (None, (size.height, size.width)):
+                raise RequestError("These latents are not of the size of the image that was kept with them.")
+            images.append(to_image(kept.given.around(fit(self._decode_checked(row, [], None), size))[0]))
+        self._held["vae"].release()
+        return tuple(images)
+
+    def _decode_checked(self, row: Tensor, notes: list[str], keep: Callable[[Tensor], Path | None] | None) -> Tensor:
+        """A picture [1, 3, H, W] on the CPU, not yet cut to [-1, 1]."""
         with torch.inference_mode():
-            parts = [self.transformer.context(text.embeds[:, :width], text.mask[:, :width]) for text in texts]
-            return _Texts(type(parts[0]).cat(parts), {prompt: row for row, prompt in enumerate(prompts)}, width)
+            return self._autoencoder().decode(row, notes=notes, keep=keep).cpu()
 
-    def _encode_one(self, prompt: str) -> Conditioning:
-        text = self._prepared(prompt)
-        if text in self._texts:
-            self._texts.move_to_end(text)
-            return self._texts[text]
-        ids, mask = self.tokenizer.encode([text], self.defaults.max_tokens)
-        # Remembered tensors must be usable in training too, whatever mode the caller is in.
-        with torch.inference_mode(False), torch.no_grad():
-            mask = mask.to(self.device)
-            embeds = self.text_encoder(ids.to(self.device), mask)
-        _require_finite(embeds, "the text encoder")
-        self._texts[text] = Conditioning(embeds, mask)
-        if len(self._texts) > _CACHED_TEXTS:
-            self._texts.popitem(last=False)
-        return self._texts[text]
+    def _autoencoder(self) -> DecodeStage:
+        return DecodeStage(self.vae, device=self.device, dtype=self._dtype("vae"), tiling=self.tiling)
 
-    def _prepared(self, prompt: str) -> str:
-        text = (prompt.lower() if self.defaults.lowercase else prompt).strip()
-        return text + self.prompt_suffix if text else text
+    def _stage_for(self, request: Request) -> TextStage:
+        """The text stage with the request's instruction; the last one is kept, and with it the texts it remembers."""
+        if request.instruction != self.text.instruction:
+            self.text = self._text_stage(request.instruction or "")
+        return self.text
 
-    def _noise(self, request: Request, rows: range) -> Tensor:
-        assert request.height and request.width
-        stride = self.vae.config.stride
-        shape = (self.vae.config.latent_channels, request.height // stride, request.width // stride)
+    def _text_stage(self, instruction: str) -> TextStage:
+        encoder = HeldEncoder(self._held["text_encoder"])
+        return TextStage(encoder, self.tokenizer, instruction=instruction, **self._text_options)
+
+    def _dtype(self, part: str) -> torch.dtype:
+        return self.dtypes.get(part, self.dtype)
+
+    def _noise(self, request: Request, rows: range, drawn: tuple[int, int]) -> Tensor:
+        config = self._held["vae"].config
+        shape = (config.latent_channels, drawn[0] // config.stride, drawn[1] // config.stride)
         return torch.cat([sample_noise(shape, request.seeds[row], [0]) for row in rows])
-
-    def _decode_checked(self, row: Tensor) -> Tensor:
-        """A picture [1, 3, H, W] in [-1, 1]. One at a time: batch mates cannot change it, and memory stays low."""
-        pixels = self.decode(Latents(row)).tensor
-        _require_finite(pixels, "the decoder")
-        pixels = pixels.clamp(-1, 1)
-        if bool(pixels.amax() == pixels.amin()):
-            raise NumericsError("The decoder gave a picture of one flat colour; try --dtype float32 or another model.")
-        return pixels
 
     def _sized_by(self, request: Request, latents: Tensor) -> Request:
         """``request`` with the size of the ``latents`` a caller gave."""
-        channels, stride = self.vae.config.latent_channels, self.vae.config.stride
-        patch = self.stride // stride
-        shape = tuple(latents.shape)
-        fits = (
-            len(shape) == 4
-            and shape[:2] == (request.pictures, channels)
-            and all(side > 0 and side % patch == 0 for side in shape[2:])
-            and latents.is_floating_point()
-        )
-        if not fits:
-            raise RequestError(
-                f"latents are {list(shape)} of {latents.dtype}; give float [{request.pictures}, {channels}, height / "
-                f"{stride}, width / {stride}], one for each picture."
-            )
-        if not bool(torch.isfinite(latents).all()):
-            raise RequestError("latents hold values that are not finite; give finite noise.")
-        height, width = shape[2] * stride, shape[3] * stride
-        if (request.height or height, request.width or width) != (height, width):
-            raise RequestError(f"latents are for {width}x{height} pixels; leave out height and width.")
-        return replace(request, height=height, width=width)
+        config = self._held["vae"].config
+        height, width = latents_size(latents, request.pictures, config.latent_channels, config.stride, self.stride)
+        if (request.height or height, request.width or width) != (height, width) or request.aspect or request.binning:
+            raise RequestError(f"latents are for {width}x{height} pixels; leave out height, width, aspect and binning.")
+        return replace(request, height=height, width=width, binning=False)
 
-    def _too_long(self, request: Request) -> list[str]:
-        notes, most = [], self.defaults.max_tokens
-        names: dict[str, str] = {}
-        for number, prompt in enumerate(request.prompts, 1):
-            names.setdefault(prompt, f"prompt {number}")
-        if _guided(request):
-            names.setdefault(_negative(request), "the negative prompt")
-        for prompt, name in names.items():
-            if (count := self.tokenizer.count(self._prepared(prompt))) > most:
-                notes.append(f"{name} has {count} tokens and this model reads {most}; the rest was ignored.")
-        return notes
-
-    def _settings(self, given_latents: bool) -> dict[str, Any]:
+    def _settings(self, given_latents: bool, hashes: dict[str, str]) -> dict[str, Any]:
         return {
             "shift": self.defaults.shift,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
             "torch": torch.__version__,
             "noise": "given" if given_latents else "seed",
+            "compat": self.compat,
+            **({"inputs": hashes} if hashes else {}),
         }
 
 
-def _guided(request: Request) -> bool:
-    return request.guidance_scale is not None and request.guidance_scale > 1
-
-
-def _negative(request: Request) -> str:
-    assert request.negative_prompt is not None
-    return request.negative_prompt
-
-
-def _batch_size(request: Request) -> int:
-    assert request.height and request.width
-    return max(1, min(_MAX_BATCH, _BATCH_PIXELS // (request.height * request.width)))
+def _batch_size(drawn: tuple[int, int]) -> int:
+    return max(1, min(_MAX_BATCH, _BATCH_PIXELS // (drawn[0] * drawn[1])))
 
 
 def _require_finite(tensor: Tensor, stage: str) -> None:

@@ -1,0 +1,166 @@
+"""What a batch of pictures is drawn under: texts, guidance, control, and what is to stay of an image.
+
+B pictures, k branches of guidance, C latent channels, h/w height and width of latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from frolic.errors import RequestError
+from frolic.pipeline.inputs import Anchors
+from frolic.pipeline.text import TextStage
+from frolic.request import MAX_LAYER, Request
+from frolic.sampling import guidance
+from frolic.sampling.prediction import flow
+from frolic.types import Conditioning, Denoise, Perturb
+
+_TEXT_STEP = 32
+
+
+class Backbone(Protocol):
+    """A transformer that takes the text once a request (``context``) and latents once a step (``denoise``).
+
+    Contexts of equally wide texts stack with their class's ``cat``; ``rows`` selects from a stack. ``perturb`` and
+    ``control`` of ``denoise`` are what to perturb and what a ControlNet makes of a picture.
+    """
+
+    config: Any
+
+    def context(self, text_BSE: Tensor, mask_BS: Tensor) -> Any: ...
+    def denoise(self, x_BChw: Tensor, t_B: Tensor, context: Any, **conditions: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The prepared texts of a request: ``stack`` holds their contexts for the transformer and ``led`` those for its
+    ControlNet, ``places`` the row in them of each prompt and of what it is guided away from, ``tokens`` their common
+    width."""
+
+    stack: Any
+    led: Any
+    places: dict[tuple[str, str], int]
+    tokens: int
+
+    def index(self, request: Request, rows: Sequence[int], branches: Sequence[str]) -> Tensor:
+        """The rows of the stacks for the pictures ``rows``, branch after branch."""
+        return torch.tensor([self.places[_kind(branch), request.prompt_of(row)] for branch in branches for row in rows])
+
+
+Encoded = dict[tuple[str, str], Conditioning]
+"""Each prompt of a request, and what it is guided away from, by branch and prompt."""
+
+
+def encode_texts(stage: TextStage, request: Request) -> Encoded:
+    """Every text of ``request``, each by itself."""
+    encoded: Encoded = {}
+    for prompt in dict.fromkeys(request.prompts):
+        encoded[guidance.COND, prompt] = stage.encode(prompt)
+        if is_guided(request):
+            assert request.negative_prompt is not None
+            encoded[guidance.UNCOND, prompt] = stage.unconditional(request.negative_prompt, prompt)
+    return encoded
+
+
+def cut_texts(stage: TextStage, request: Request) -> list[str]:
+    """A sentence for every text of ``request`` that the model cannot read to its end."""
+    counts: dict[str, tuple[str, int]] = {}
+    for number, prompt in enumerate(request.prompts, 1):
+        counts.setdefault(prompt, (f"prompt {number}", stage.count(prompt)))
+    said = list(counts.values())
+    if is_guided(request):
+        assert request.negative_prompt is not None
+        said.append(("the negative prompt", stage.count(request.negative_prompt, negative=True)))
+    return [
+        f"{name} has {count} tokens and this model reads {stage.max_tokens}; the rest was ignored."
+        for name, count in said
+        if count > stage.max_tokens
+    ]
+
+
+def prepare_texts(transformer: Backbone, controlnet: Any, encoded: Encoded, tokens: int, dtype: torch.dtype) -> Texts:
+    """What the transformer, and the ControlNet where there is one, read of every text.
+
+    They share a width, at least ``tokens``, that a record can repeat: what a prompt becomes must not depend on how many
+    others there are, and arithmetic rounds differently in other shapes."""
+    unique = {(id(text.embeds), id(text.mask)): text for text in encoded.values()}
+    longest = max(tokens, *(int(text.mask.sum()) for text in unique.values()))
+    # What lies behind is padding for all, and masked.
+    width = min(-(-longest // _TEXT_STEP) * _TEXT_STEP, *(text.mask.shape[1] for text in unique.values()))
+    cut = [(text.embeds[:, :width].to(dtype), text.mask[:, :width]) for text in unique.values()]
+    stacks = []
+    for net in (transformer, controlnet):
+        parts = [] if net is None else [net.context(*text) for text in cut]
+        stacks.append(type(parts[0]).cat(parts) if parts else None)
+    rows = {key: row for row, key in enumerate(unique)}
+    places = {name: rows[id(text.embeds), id(text.mask)] for name, text in encoded.items()}
+    return Texts(stacks[0], stacks[1], places, width)
+
+
+def denoiser(
+    transformer: Backbone,
+    request: Request,
+    rows: Sequence[int],
+    texts: Texts,
+    tied: Anchors,
+    *,
+    timesteps: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    controlnet: Any = None,
+    injection: str = "diffusers",
+) -> Denoise:
+    """The guided denoiser for the pictures ``rows`` of ``request``; ``timesteps`` is the schedule's. It may remember
+    its last step: one for each run."""
+    scale = request.guidance_scale or 1.0
+    branches = guidance.branches(scale, request.pag_scale)
+    blocks = getattr(transformer.config, "layers", MAX_LAYER + 1)
+    if guidance.PERTURBED in branches and (last := max(request.pag_layers or (0,))) >= blocks:
+        raise RequestError(f"Change pag_layers: there is no block {last} to perturb; this model has 0 to {blocks - 1}.")
+
+    def joint(branches: Sequence[str]) -> Denoise:
+        index = texts.index(request, rows, branches).to(device)
+        context = texts.stack.rows(index)
+        conditions: dict[str, Any] = {}
+        if guidance.PERTURBED in branches:
+            conditions["perturb"] = Perturb(frozenset(request.pag_layers or ()), len(rows))
+        if tied.control is not None:
+            conditions["control"] = controlnet.control(
+                tied.control.to(device, dtype), texts.led.rows(index), scale=request.control_scale, injection=injection
+            )
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            return transformer.denoise(x.to(dtype), t, context, **conditions).float()
+
+        return flow(velocity, timesteps)
+
+    if request.apg and is_guided(request):
+        denoise = guidance.apg_batched(
+            joint(branches),
+            scale,
+            eta=request.apg_eta,
+            norm_threshold=request.apg_threshold,
+            momentum=request.apg_momentum,
+        )
+    else:
+        denoise = guidance.guided(joint(branches), scale, request.pag_scale)
+    if request.guidance_interval is not None and len(branches) > 1:
+        denoise = guidance.interval(denoise, joint((guidance.COND,)), *request.guidance_interval)
+    if tied.kept is not None:
+        assert tied.known is not None
+        denoise = guidance.keep(denoise, tied.known.to(device), tied.kept.to(device))
+    return denoise
+
+
+def is_guided(request: Request) -> bool:
+    """Whether there is an unconditional branch, and so a use for the negative prompt."""
+    return request.guidance_scale is not None and request.guidance_scale > 1
+
+
+def _kind(branch: str) -> str:
+    return guidance.UNCOND if branch == guidance.UNCOND else guidance.COND

@@ -1,0 +1,189 @@
+"""Pictures that a request starts from or is led by, as tensors and latents.
+
+H/W height and width in pixels, C latent channels, h/w height and width of latents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from frolic.errors import RequestError
+from frolic.io.media import load_image
+from frolic.pipeline.resize import fit, spread
+from frolic.request import Request
+from frolic.types import PixelSize
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Picture = Image | Tensor | str | Path
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What steers a request besides its text: each a path, a PIL picture or a tensor [3, H, W] in [-1, 1].
+
+    ``image``: drawn anew from its noised self, as much as the request's strength says. ``mask`` (with an image): white
+    where it is to be drawn anew, black where it stays. ``control``: what a ControlNet is led by, as edges.
+    """
+
+    image: Picture | None = None
+    mask: Picture | None = None
+    control: Picture | None = None
+
+    def read(self) -> Given:
+        """The pictures as tensors.
+
+        Raises:
+            FileError: a file cannot be read as a picture.
+            RequestError: something is not a picture, or there is a mask without an image.
+        """
+        if self.mask is not None and self.image is None:
+            raise RequestError("A mask says which part of an image is drawn anew; give the image too.")
+        return Given(*(None if one is None else _tensor(one, name) for name, one in vars(self).items()))
+
+
+@dataclass(frozen=True)
+class Given:
+    """The same as float32 tensors on the CPU: ``image`` and ``control`` [1, 3, H, W] in [-1, 1], ``mask`` too."""
+
+    image: Tensor | None = None
+    mask: Tensor | None = None
+    control: Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of what was given first."""
+        leader = self.image if self.image is not None else self.control
+        return None if leader is None else (leader.shape[-2], leader.shape[-1])
+
+    def sized(self, request: Request) -> Request:
+        """``request`` with this size where it says nothing of one."""
+        if self.size is None or (request.height, request.width, request.aspect) != (None, None, None):
+            return request
+        return replace(request, height=self.size[0], width=self.size[1])
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the pixels of each, which a record keeps in place of the picture."""
+        return {
+            name: hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+            for name, tensor in vars(self).items()
+            if tensor is not None
+        }
+
+    def at(self, size: tuple[int, int]) -> Given:
+        """Each brought to ``size`` (height, width), filling it: resized and cut about the centre."""
+        target = PixelSize(*size)
+        given = (
+            (None if one is None else fit(one, target, antialias=True).clamp(-1, 1)) for one in vars(self).values()
+        )
+        return Given(*given)
+
+    def staged(self, asked: tuple[int, int], drawn: tuple[int, int]) -> tuple[Given, Given]:
+        """At the size of the picture, and at the one that is drawn: filling it or, where a mask keeps something, so
+        that it comes back to its place when what was drawn is fitted to the picture."""
+        own = self.at(asked)
+        if self.mask is None:
+            return own, self.at(drawn)
+        target = PixelSize(*drawn)
+        return own, Given(*(None if one is None else spread(one, target).clamp(-1, 1) for one in vars(own).values()))
+
+    def around(self, picture: Tensor) -> Tensor:
+        """``picture`` [1, 3, H, W], of the same size, with the image where the mask keeps it."""
+        mask = self.open_mask()
+        return picture if mask is None or self.image is None else mask * picture + (1 - mask) * self.image
+
+    def open_mask(self) -> Tensor | None:
+        """[1, 1, H, W]: 1 where the picture is drawn anew, 0 where it stays."""
+        return None if self.mask is None else (self.mask.mean(dim=1, keepdim=True) + 1) / 2
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What a run is tied to, in the transformer's scale: ``known`` and ``control`` [1, C, h, w], ``kept`` [1, 1, h, w]
+    is 1 where ``known`` stays."""
+
+    known: Tensor | None = None
+    kept: Tensor | None = None
+    control: Tensor | None = None
+
+
+def anchors(given: Given, encode: Callable[[Tensor], Tensor], stride: int) -> Anchors:
+    """``given``, at the size that is drawn, as latents by ``encode`` ([1, 3, H, W] to [1, C, h, w])."""
+    known = None if given.image is None else encode(given.image)
+    control = None if given.control is None else encode(given.control)
+    kept = None
+    if (mask := given.open_mask()) is not None:
+        assert known is not None
+        # A latent that the mask touches anywhere is drawn anew.
+        kept = 1 - F.max_pool2d(mask, stride).to(known)
+    return Anchors(known, kept, control)
+
+
+def latents_size(latents: Tensor, pictures: int, channels: int, stride: int, step: int) -> tuple[int, int]:
+    """Height and width in pixels that given ``latents`` [B, C, h, w] are for; ``step``: sides are its multiples.
+
+    Raises:
+        RequestError: they are not starting noise for ``pictures`` of ``channels``.
+    """
+    shape = tuple(latents.shape)
+    fits = (
+        len(shape) == 4
+        and shape[:2] == (pictures, channels)
+        and all(side > 0 and side * stride % step == 0 for side in shape[2:])
+        and latents.is_floating_point()
+    )
+    if not fits:
+        raise RequestError(
+            f"latents are {list(shape)} of {latents.dtype}; give float [{pictures}, {channels}, height / {stride}, "
+            f"width / {stride}], one for each picture."
+        )
+    if not bool(torch.isfinite(latents).all()):
+        raise RequestError("latents hold values that are not finite; give finite noise.")
+    return shape[2] * stride, shape[3] * stride
+
+
+def _tensor(picture: Any, name: str) -> Tensor:
+    """[1, 3, H, W] in [-1, 1]."""
+    if isinstance(picture, Tensor):
+        tensor = picture.detach().cpu().float()
+        tensor = tensor[None] if tensor.ndim == 3 else tensor
+        fits = tensor.ndim == 4 and tensor.shape[:2] == (1, 3) and tensor.numel() > 0
+        if not fits or not bool(torch.isfinite(tensor).all()) or float(tensor.abs().max()) > 1:
+            raise RequestError(
+                f"{name} is a tensor of {list(picture.shape)}; give [3, height, width] with values from -1 to 1."
+            )
+        return tensor
+    if isinstance(picture, (str, Path)):
+        picture = load_image(Path(picture))
+    if not hasattr(picture, "convert"):
+        raise RequestError(f"{name} is {type(picture).__name__}; give a path, a PIL picture or a tensor.")
+    import numpy as np
+
+    array = torch.from_numpy(np.array(_opaque(picture)))
+    return array.permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def _opaque(image: Image) -> Image:
+    """In colours, and over white where it is see-through."""
+    import numpy as np
+
+    if image.mode.startswith("I") and (image.mode != "I" or np.asarray(image).max() > 255):
+        # Grey in 16 bits: PIL itself would call all but the darkest 256 shades white.
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        from PIL import Image as images
+
+        image = image.convert("RGBA")
+        over = images.new("RGBA", image.size, "white")
+        over.alpha_composite(image)
+        image = over
+    return image.convert("RGB")

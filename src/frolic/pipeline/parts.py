@@ -1,0 +1,120 @@
+"""The modules of a pipeline: all in memory, or each only while it is needed."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Held(Protocol):
+    """A module that ``get`` puts on its device; ``release`` says that it is not needed for now. Its ``config`` is there
+    all the time."""
+
+    @property
+    def config(self) -> Any: ...
+    def get(self) -> Any: ...
+    def release(self) -> None: ...
+
+
+class Resident:
+    """Stays where it is; None is a part that the model does not have."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    @property
+    def config(self) -> Any:
+        return getattr(self._module, "config", None)
+
+    def get(self) -> Any:
+        return self._module
+
+    def release(self) -> None:
+        pass
+
+
+class Offloaded:
+    """Waits in the CPU's memory and visits ``device``."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._module = module
+        self._device = device
+
+    @property
+    def config(self) -> Any:
+        return self._module.config
+
+    def get(self) -> nn.Module:
+        return self._module.to(self._device)
+
+    def release(self) -> None:
+        self._module.to("cpu")
+
+
+class Reread:
+    """Is read from its files when it is needed and forgotten afterwards."""
+
+    def __init__(self, config: Any, read: Callable[[], nn.Module]) -> None:
+        self.config = config
+        self._read = read
+        self._module: nn.Module | None = None
+
+    def get(self) -> nn.Module:
+        if self._module is None:
+            self._module = self._read()
+        return self._module
+
+    def release(self) -> None:
+        if self._module is not None:
+            self._module = None
+            gc.collect()  # a module's parts refer to each other; their memory is wanted now
+
+
+class HeldEncoder:
+    """A text encoder that is fetched at its first use."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+
+    def __call__(self, ids_BS: Tensor, mask_BS: Tensor, prefix: Any = None) -> Tensor:
+        encoder = self._held.get()
+        states: Tensor = encoder(ids_BS, mask_BS) if prefix is None else encoder(ids_BS, mask_BS, prefix)
+        return states
+
+    def prefix(self, ids_1P: Tensor) -> Any:
+        return self._held.get().prefix(ids_1P)
+
+
+def _part(name: str) -> Any:
+    def get(self: Parts) -> Any:
+        return self._held[name].get()
+
+    def replace(self: Parts, part: Any) -> None:
+        self._held[name] = _hold(part)
+        self.renewed(name)
+
+    return property(get, replace)
+
+
+def _hold(part: Any) -> Held:
+    held: Held = part if hasattr(part, "release") and hasattr(part, "get") else Resident(part)
+    return held
+
+
+class Parts:
+    """Modules by name, each given as it is or as what holds it, and replaced by assignment."""
+
+    transformer = _part("transformer")
+    vae = _part("vae")
+    text_encoder = _part("text_encoder")
+    controlnet = _part("controlnet")
+
+    def __init__(self, **parts: Any) -> None:
+        self._held = {name: _hold(part) for name, part in parts.items()}
+
+    def renewed(self, name: str) -> None:
+        """Hears of a part that was replaced."""

@@ -1,0 +1,280 @@
+"""What will be built, decided and checked before a weight is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import torch
+
+from frolic.accel.memory import free_bytes
+from frolic.errors import CheckpointError, ModelNotFoundError, RequestError, nearest
+from frolic.io.files import read_json_object
+from frolic.io.folder import INDEX, Component, ModelFolder, open_folder, read_component
+from frolic.io.problems import Problems
+from frolic.io.safetensors import Entry, read_headers
+from frolic.keymap import KeyMap
+from frolic.models.layouts import locate, maps_of
+from frolic.models.registry import families
+from frolic.plan.dtypes import choose_dtypes
+from frolic.plan.find import Watch, choose_device, find_model
+from frolic.request import Request
+from frolic.spec import ComponentSpec, FamilySpec, Published, SamplingDefaults
+
+Compat = Literal["diffusers", "native"]
+COMPATS: tuple[Compat, ...] = get_args(Compat)
+"""Whose reading of a model to follow where the two differ."""
+MEMORY = ("auto", "full", "low")
+TILING = ("auto", "on", "off")
+_MOST_OF_MEMORY = 0.8
+"""Weights up to this share of the free memory stay loaded: the rest is for what is computed with them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module to build: its config, where its tensors lie and under which names, and its dtype in memory.
+
+    ``layout`` is the naming, as ``diffusers`` or ``original``; ``path`` what a person would call its place.
+    """
+
+    name: str
+    spec: ComponentSpec
+    config: Any
+    layout: str
+    keymap: KeyMap
+    entries: Mapping[str, Entry]
+    path: Path
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory."""
+        used = self.keymap.wanted(self.entries).values()
+        return sum(math.prod(entry.shape) for entry in used) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """All parts of a model and how they will live in memory. ``published`` is which published one it is, if known;
+    ``compat`` is whose reading of it to follow. ``settings`` are the files besides weights that decide what it draws;
+    ``notes`` is what the user should know of how it was read."""
+
+    name: str
+    version: str
+    path: Path
+    family: FamilySpec
+    parts: Mapping[str, Part]
+    tokenizer: Path
+    defaults: SamplingDefaults
+    prompt_suffix: str
+    device: torch.device
+    settings: tuple[Path, ...]
+    published: Published | None = None
+    compat: Compat = "diffusers"
+    memory: str = "auto"
+    tiling: str = "auto"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The transformer's, which is the one a user chooses."""
+        return self.parts["transformer"].dtype
+
+    def weight_bytes(self) -> int:
+        """What all parts take in memory."""
+        return sum(part.bytes for part in self.parts.values())
+
+    def spares_memory(self) -> bool:
+        """Whether parts are loaded one after the other: as asked, or because all of them would not fit."""
+        if self.memory == "auto":
+            return self.weight_bytes() > _MOST_OF_MEMORY * free_bytes(self.device)
+        return self.memory == "low"
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """Every file with weights, in a fixed order."""
+        return tuple(sorted({entry.file for part in self.parts.values() for entry in part.entries.values()}))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that decides what the model draws, in a fixed order: weights, settings, tokenizer."""
+        return (*self.weights, *self.settings)
+
+
+def make_plan(
+    model: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    variant: str | None = None,
+    base: str | Path | None = None,
+    controlnet: str | Path | None = None,
+    vae: str | Path | None = None,
+    compat: Compat = "diffusers",
+    memory: str = "auto",
+    tiling: str = "auto",
+    watch: Watch | None = None,
+) -> BuildPlan:
+    """Decide how to build ``model``: a short name, a folder in diffusers' layout, ``org/name[@rev]`` on the Hub, or a
+    single file with a transformer in any layout, for which ``base`` (any of the others) gives the remaining parts.
+
+    ``dtype``: ``auto`` is what the checkpoint is known to be safe and fast in on ``device``. ``variant``: which of
+    several weight files, ``fp16`` or ``bf16``; None takes the one that suits the dtype. ``controlnet`` and ``vae``: the
+    folder of such a part, instead of the model's own. ``compat``: ``native`` follows the authors' code where diffusers
+    differs. ``memory``: ``full`` keeps all parts loaded, ``low`` one after the other, ``auto`` decides by what is free.
+    ``tiling``: whether pictures are decoded in pieces. ``watch`` hears of downloads.
+
+    Raises:
+        ModelNotFoundError: nothing is there.
+        UnsafeFileError: a pickle is there.
+        CheckpointError: what is there cannot be used.
+        NetworkError: it would have to be fetched and cannot be.
+        RequestError: the dtype, the device or the variant does not exist, or does not suit this model.
+    """
+    for name, value, allowed in (("compat", compat, COMPATS), ("memory", memory, MEMORY), ("tiling", tiling, TILING)):
+        if value not in allowed:
+            raise RequestError(f"{name} is {value!r}; give {' or '.join(allowed)}{nearest(str(value), allowed) or '.'}")
+    chosen_device = choose_device(device)
+    path = origin = find_model(model, watch)
+    if path.is_file() and base is None:
+        raise ModelNotFoundError(
+            f"{path} is one file, without all that a model needs; give --base MODEL, a model that has the other parts."
+        )
+    if base is not None:
+        if not path.is_file():
+            raise RequestError(f"{model} is a whole model; leave out --base.")
+        path = find_model(base, watch)
+    folder = open_folder(path, families())
+    specs = {**folder.family.components, **folder.family.optional}
+    loose: dict[str, Part] = {}
+    notes: list[str] = []
+    for name, given in (
+        ("transformer", origin if base is not None else None),
+        ("controlnet", controlnet),
+        ("vae", vae),
+    ):
+        if given is not None:
+            place = find_model(given, watch, [name])
+            loose[name] = _one_file(name, place, folder, notes) if place.is_file() else _loose(name, specs[name], place)
+    known = _published(folder, model, loose.get("transformer"))
+    own = {name: _part(part, variant, known) for name, part in folder.components.items() if name not in loose}
+    ordered = {name: {**own, **loose}[name] for name in specs if name in own or name in loose}
+    dtypes = choose_dtypes(
+        dtype, chosen_device, {name: part.entries for name, part in ordered.items()}, known, folder.family.dtypes
+    )
+    plan = BuildPlan(
+        name=folder.name if origin is path else origin.stem,
+        version=folder.version if origin is path else "",
+        path=origin,
+        family=folder.family,
+        parts=MappingProxyType({name: replace(part, dtype=dtypes[name]) for name, part in ordered.items()}),
+        tokenizer=folder.tokenizer,
+        defaults=_defaults(folder, known, compat),
+        prompt_suffix=folder.prompt_suffix,
+        device=chosen_device,
+        settings=(
+            *folder.settings,
+            *(file for part in loose.values() for file in [part.path / "config.json"] if file.is_file()),
+        ),
+        published=known,
+        compat=compat,
+        memory=memory,
+        tiling=tiling,
+        notes=tuple(notes),
+    )
+    _check_parts(plan)
+    _check_defaults(plan)
+    return plan
+
+
+def _part(component: Component, variant: str | None, known: Published | None) -> Part:
+    """A folder's part, read from the wanted variant, or from the one that this published model is safe in."""
+    have = component.weights
+    if variant is not None and variant not in have:
+        said = ", ".join(name or "the plain one" for name in have)
+        raise RequestError(f"There is no variant {variant!r} of the {component.name}; there is {said}.")
+    wanted = variant if variant is not None else known.variant if known else ""
+    place = have[wanted] if wanted in have else next(iter(have.values()))
+    entries = read_headers(place)
+    # The names decide: a Gemma 2 comes with its vocabulary head around it or without, whatever its class is called.
+    maps = maps_of(component.spec, component.config)
+    layout = max(maps, key=lambda name: sum(maps[name].knows(key) or maps[name].drops(key) for key in entries))
+    return Part(component.name, component.spec, component.config, layout, maps[layout], entries, place.parent)
+
+
+def _loose(name: str, spec: ComponentSpec, path: Path) -> Part:
+    """A part that is given beside a model: its own folder, or that of a pipeline which has one."""
+    place = path / name if (path / INDEX).is_file() else path
+    said = read_json_object(place / "config.json").get("_class_name") if (place / "config.json").is_file() else None
+    if said not in spec.class_names:
+        raise CheckpointError(
+            f"{place} holds {said or 'no config.json'}, but a {name} is needed ({', '.join(spec.class_names)})."
+        )
+    problems = Problems(f"The {name} in {place} cannot be used; get its files again or choose another")
+    component = read_component(place, name, spec, problems)
+    problems.raise_any(CheckpointError)
+    assert component is not None
+    return _part(component, None, None)
+
+
+def _one_file(wanted: str, path: Path, base: ModelFolder, notes: list[str]) -> Part:
+    """The part in one file, whose layout and config are found from the names and shapes of its tensors and, where they
+    leave something open, from the model it is to be used with."""
+    configs = {name: component.config for name, component in base.components.items()}
+    found = locate(read_headers(path), families(), str(path), configs)
+    if found.part != wanted:
+        raise CheckpointError(f"{path} holds a {found.part}, not a {wanted}; give the file of a {wanted}.")
+    notes += found.assumed
+    return Part(wanted, found.spec, found.config, found.layout, found.keymap, found.entries, path)
+
+
+def _published(folder: ModelFolder, model: str | Path, loose: Part | None) -> Published | None:
+    """Which published model this is: by the name it was asked for or stored under, or by a config that only models
+    with one and the same dtype rule have."""
+    config = loose.config if loose else folder.components["transformer"].config
+    alike = [entry for entry in folder.family.published if entry.config == config]
+    names = {str(model).partition("@")[0], folder.name, folder.path.resolve().name}
+    for entry in alike:
+        if {entry.name, entry.repo} & names or entry.repo.rpartition("/")[2] in names:
+            return entry
+    rules = {tuple(sorted(entry.dtypes.items())) for entry in alike}
+    return alike[0] if len(rules) == 1 else None
+
+
+def _defaults(folder: ModelFolder, known: Published | None, compat: str) -> SamplingDefaults:
+    defaults = replace(folder.defaults, **known.defaults) if known else folder.defaults
+    return folder.family.native(defaults) if compat == "native" else defaults
+
+
+def _check_parts(plan: BuildPlan) -> None:
+    """Refuse parts that are each in order but do not belong together."""
+    transformer, vae, text = (plan.parts[name].config for name in ("transformer", "vae", "text_encoder"))
+    problems = Problems(f"The parts of the model in {plan.path} do not fit each other; get its files again")
+    for what, one, other in (
+        ("colour channels", vae.in_channels, 3),
+        ("latent channels", vae.latent_channels, transformer.in_channels),
+        ("channels in and out", transformer.in_channels, transformer.out_channels),
+        ("text width", text.width, transformer.caption_channels),
+    ):
+        if one != other:
+            problems.add(what, f"{one} and {other}")
+    if getattr(transformer, "guidance_embeds", False):
+        problems.add("not supported", "a transformer that embeds its guidance (SANA-Sprint)")
+    if "controlnet" in plan.parts:
+        for what, said in plan.parts["controlnet"].config.differences(transformer).items():
+            problems.add(f"controlnet {what}", said)
+    problems.raise_any(CheckpointError)
+
+
+def _check_defaults(plan: BuildPlan) -> None:
+    """Refuse defaults that nobody could ask for: the limits are a request's."""
+    names = ("negative_prompt", "steps", "guidance_scale", "height", "width", "sampler", "schedule", "instruction")
+    try:
+        Request.of("", **{name: getattr(plan.defaults, name) for name in names})
+    except RequestError as error:
+        said = str(error).partition(": ")[2].rstrip(".")
+        raise CheckpointError(f"The defaults of the model in {plan.path} cannot be used: {said}.") from error

@@ -1,0 +1,97 @@
+"""Where a model lies, and on what it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from frolic.errors import ModelNotFoundError, RequestError, nearest
+from frolic.io import hub
+from frolic.io.safetensors import refuse_pickle
+from frolic.models.registry import families
+from frolic.spec import Published
+
+
+def _starter() -> Path:
+    return Path(__file__).parents[1] / "starter" / "model"
+
+
+ALIASES: Mapping[str, Callable[[], Path]] = {"starter": _starter}
+"""Models that ship with frolic."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who hears of a download: ``notify`` of its size before it begins, ``progress`` of the bytes done and in all."""
+
+    notify: hub.Notify | None = None
+    progress: hub.Progress | None = None
+
+
+def find_model(model: str | Path, watch: Watch | None = None, components: Collection[str] | None = None) -> Path:
+    """Where ``model`` lies, or only its ``components``; one that is named but not here yet is fetched, after ``watch``
+    was told.
+
+    Raises:
+        ModelNotFoundError: it is neither a name nor a path to something.
+        UnsafeFileError: it is a pickle.
+        NetworkError: it has to be fetched and cannot be.
+    """
+    if isinstance(model, str) and model in ALIASES:
+        path = ALIASES[model]()
+        if not path.is_dir():
+            raise ModelNotFoundError(f"The model {model!r} is not part of this installation; install frolic again.")
+        return path
+    path = Path(model).expanduser()
+    try:
+        if path.is_file():
+            refuse_pickle(path)
+        if path.exists():
+            return path
+    except (OSError, ValueError):
+        pass
+    short = published_names()
+    named = None
+    if isinstance(model, str):
+        heard = watch or Watch()
+        named = hub.resolve(model, short.values(), components=components, notify=heard.notify, progress=heard.progress)
+    if named is not None:
+        return named
+    hint = nearest(str(model), [*ALIASES, *short]) or (
+        f"; known: {', '.join(ALIASES)}, what `frolic models list` shows, org/name on the Hub, or the path of a model."
+    )
+    raise ModelNotFoundError(f"There is no model {str(model)[:200]!r}{hint}")
+
+
+def published_names() -> dict[str, Published]:
+    """Every published model by its short name."""
+    return {entry.name: entry for family in families().values() for entry in family.published}
+
+
+def choose_device(device: str) -> torch.device:
+    """The device ``device`` names.
+
+    Raises:
+        RequestError: it is not a device, or this machine has none.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise RequestError(f"{device!r} is not a device; give auto, cpu, cuda, cuda:N or mps.") from None
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= count:
+            raise RequestError(f"This machine has no device {device!r} that torch can use; give --device cpu.")
+    elif chosen.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise RequestError("This machine has no device 'mps' that torch can use; give --device cpu.")
+    elif chosen.type != "cpu":
+        raise RequestError(f"{device!r} is not supported; give auto, cpu, cuda, cuda:N or mps.")
+    return chosen
