@@ -119,7 +119,7 @@ def _memory(name: str, stage: str, dtype: str, options: argparse.Namespace) -> f
 
 def transformer(names: tuple[str, ...], dtype: torch.dtype, options: argparse.Namespace) -> dict[str, Work]:
     """One step with guidance: a batch of two, the text prepared once, as in a request."""
-    from frolic.models.sana import SanaConfig, SanaTransformer, diffusers_keys
+    from frolic.models.sana import SanaConfig, SanaContext, SanaTransformer, diffusers_keys
 
     config = SanaConfig.from_json(TRANSFORMER)
     state = filled(lambda: SanaTransformer(config))
@@ -138,8 +138,10 @@ def transformer(names: tuple[str, ...], dtype: torch.dtype, options: argparse.Na
         works["diffusers"] = lambda: theirs(x, text, t, encoder_attention_mask=mask, return_dict=False)[0]
     if "frolic" in names:
         ours = loaded(lambda: SanaTransformer(config), state, dtype, options)
+        # As a request prepares them: the empty text is one token, the prompt is padded to the next 32.
         width = -(-WORDS // 32) * 32
-        context = ours.context(text[:, :width], mask[:, :width])
+        free = ours.context(text[:1, :1], mask[:1, :1])
+        context = SanaContext.joined([free, ours.context(text[1:, :width], mask[1:, :width])])
         works["frolic"] = lambda: ours.denoise(x, t, context)
     return works
 

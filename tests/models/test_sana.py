@@ -137,3 +137,18 @@ def test_a_projection_beyond_float16_is_held_at_its_end(net):
     attention.out.weight.fill_(300.0)
     attention.qkv.weight.fill_(10.0)
     assert attention(torch.full((1, 2, 32), 10.0).half()).max() == 65504
+
+
+@pytest.mark.parametrize("change", [{}, {"qk_norm": True}])
+def test_texts_of_several_lengths_are_read_side_by_side(net, change):
+    net = variant(net, **change)
+    x, t, text, mask = inputs(5)
+    alone = mask.clone()
+    alone[0] = torch.tensor([True, False, False, False, False])
+    short, long = net.context(text[:1, :1], alone[:1, :1]), net.context(text[1:], alone[1:])
+    assert [len(kv) for kv in short.kv] == [1, 1], "reading a single token gives the same everywhere"
+    joined = SanaContext.joined([short, long])
+    assert len(joined) == 2
+    assert torch.allclose(net.denoise(x, t, joined), net(x, t, text, alone), atol=1e-5)
+    with pytest.raises(AssertionError, match="selected before they are joined"):
+        joined.rows(torch.tensor([0]))

@@ -5,8 +5,9 @@ B pictures, k branches of guidance, C latent channels, h/w height and width of l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +27,8 @@ _TEXT_STEP = 32
 class Backbone(Protocol):
     """A transformer that takes the text once a request (``context``) and latents once a step (``denoise``).
 
-    Contexts of equally wide texts stack with their class's ``cat``; ``rows`` selects from a stack. ``perturb`` and
+    Contexts of equally wide texts stack with their class's ``cat``; ``rows`` selects from a stack, ``joined`` puts
+    selections one after the other. ``perturb`` and
     ``control`` of ``denoise`` are what to perturb and what a ControlNet makes of a picture.
     """
 
@@ -37,19 +39,36 @@ class Backbone(Protocol):
 
 
 @dataclass(frozen=True)
-class Texts:
-    """The prepared texts of a request: ``stack`` holds their contexts for the transformer and ``led`` those for its
-    ControlNet, ``places`` the row in them of each prompt and of what it is guided away from, ``tokens`` their common
-    width."""
+class _Stack:
+    """Prepared texts of one width: ``net`` holds their contexts for the transformer and ``led`` those for its
+    ControlNet, ``places`` the row of each prompt's in them."""
 
-    stack: Any
+    net: Any
     led: Any
-    places: dict[tuple[str, str], int]
+    places: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The prepared texts of a request: of its prompts, at the width ``tokens``, and of what they are guided away from,
+    which is shorter more often than not, and cheaper so."""
+
+    stacks: Mapping[str, _Stack]
     tokens: int
 
-    def index(self, request: Request, rows: Sequence[int], branches: Sequence[str]) -> Tensor:
-        """The rows of the stacks for the pictures ``rows``, branch after branch."""
-        return torch.tensor([self.places[_kind(branch), request.prompt_of(row)] for branch in branches for row in rows])
+    def contexts(self, request: Request, rows: Sequence[int], branches: Sequence[str]) -> tuple[Any, Any]:
+        """For the transformer and for its ControlNet: the contexts of the pictures ``rows``, branch after branch."""
+        parts = []
+        for kind, group in groupby(branches, _kind):
+            stack = self.stacks[kind]
+            index = torch.tensor([stack.places[request.prompt_of(row)] for _ in group for row in rows])
+            parts.append(
+                tuple(
+                    None if each is None else each.rows(index.to(each.mask.device)) for each in (stack.net, stack.led)
+                )
+            )
+        net, led = zip(*parts, strict=True)
+        return type(net[0]).joined(net), None if led[0] is None else type(led[0]).joined(led)
 
 
 Encoded = dict[tuple[str, str], Conditioning]
@@ -86,20 +105,31 @@ def cut_texts(stage: TextStage, request: Request) -> list[str]:
 def prepare_texts(transformer: Backbone, controlnet: Any, encoded: Encoded, tokens: int, dtype: torch.dtype) -> Texts:
     """What the transformer, and the ControlNet where there is one, read of every text.
 
-    They share a width, at least ``tokens``, that a record can repeat: what a prompt becomes must not depend on how many
-    others there are, and arithmetic rounds differently in other shapes."""
-    unique = {(id(text.embeds), id(text.mask)): text for text in encoded.values()}
-    longest = max(tokens, *(int(text.mask.sum()) for text in unique.values()))
-    # What lies behind is padding for all, and masked.
-    width = min(-(-longest // _TEXT_STEP) * _TEXT_STEP, *(text.mask.shape[1] for text in unique.values()))
-    cut = [(text.embeds[:, :width].to(dtype), text.mask[:, :width]) for text in unique.values()]
-    stacks = []
-    for net in (transformer, controlnet):
-        parts = [] if net is None else [net.context(*text) for text in cut]
-        stacks.append(type(parts[0]).cat(parts) if parts else None)
-    rows = {key: row for row, key in enumerate(unique)}
-    places = {name: rows[id(text.embeds), id(text.mask)] for name, text in encoded.items()}
-    return Texts(stacks[0], stacks[1], places, width)
+    The prompts share a width, at least ``tokens``, that a record can repeat: what a prompt becomes must not depend on
+    how many others there are, and arithmetic rounds differently in other shapes."""
+    stacks, widths = {}, {}
+    for kind in dict.fromkeys(kind for kind, _ in encoded):
+        texts = {prompt: text for (other, prompt), text in encoded.items() if other == kind}
+        unique = {(id(text.embeds), id(text.mask)): text for text in texts.values()}
+        longest = max(int(text.mask.sum()) for text in unique.values())
+        if kind == guidance.COND:
+            longest = max(tokens, longest)
+        # What lies behind is padding for all, and masked. Nothing at all is one token, which costs next to nothing.
+        width = 1 if kind == guidance.UNCOND and longest == 1 else -(-longest // _TEXT_STEP) * _TEXT_STEP
+        widths[kind] = width = min(width, *(text.mask.shape[1] for text in unique.values()))
+        cut = [(text.embeds[:, :width].to(dtype), text.mask[:, :width]) for text in unique.values()]
+        rows = {key: row for row, key in enumerate(unique)}
+        places = {prompt: rows[id(text.embeds), id(text.mask)] for prompt, text in texts.items()}
+        stacks[kind] = _Stack(_stacked(transformer, cut), _stacked(controlnet, cut), places)
+    return Texts(stacks, widths[guidance.COND])
+
+
+def _stacked(net: Any, texts: Sequence[tuple[Tensor, Tensor]]) -> Any:
+    """The contexts of ``texts`` for ``net``, stacked; each is made by itself."""
+    if net is None:
+        return None
+    contexts = [net.context(*text) for text in texts]
+    return type(contexts[0]).cat(contexts)
 
 
 def denoiser(
@@ -124,14 +154,13 @@ def denoiser(
         raise RequestError(f"Change pag_layers: there is no block {last} to perturb; this model has 0 to {blocks - 1}.")
 
     def joint(branches: Sequence[str]) -> Denoise:
-        index = texts.index(request, rows, branches).to(device)
-        context = texts.stack.rows(index)
+        context, led = texts.contexts(request, rows, branches)
         conditions: dict[str, Any] = {}
         if guidance.PERTURBED in branches:
             conditions["perturb"] = Perturb(frozenset(request.pag_layers or ()), len(rows))
         if tied.control is not None:
             conditions["control"] = controlnet.control(
-                tied.control.to(device, dtype), texts.led.rows(index), scale=request.control_scale, injection=injection
+                tied.control.to(device, dtype), led, scale=request.control_scale, injection=injection
             )
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:

@@ -27,12 +27,24 @@ _ATTENTION_EPS = 1e-15
 class SanaContext:
     """All that the blocks need of the text, computed once a request.
 
-    ``kv`` holds per block what its cross attention reads: keys and values, each ``[B, N, S, K]``, or, folded, the
-    three tensors of ``CrossAttention.fold``; ``mask`` is ``[B, S]``.
+    ``kv`` holds per block what its cross attention reads: keys and values, each ``[B, N, S, K]``; folded, the three
+    tensors of ``CrossAttention.fold``; of a single token, what reading it gives, ``[B, 1, D]``. ``mask`` is ``[B, S]``.
+    ``after`` are the samples that follow, whose text has another length.
     """
 
     kv: tuple[tuple[Tensor, ...], ...]
     mask: Tensor
+    after: SanaContext | None = None
+
+    def __len__(self) -> int:
+        """How many samples."""
+        return len(self.mask) + (0 if self.after is None else len(self.after))
+
+    @staticmethod
+    def joined(parts: Sequence[SanaContext]) -> SanaContext:
+        """The samples of all ``parts``, one part after the other."""
+        first, *rest = parts
+        return replace(first, after=SanaContext.joined(rest)) if rest else first
 
     @staticmethod
     def cat(parts: Sequence[SanaContext]) -> SanaContext:
@@ -43,6 +55,7 @@ class SanaContext:
 
     def rows(self, index: Tensor) -> SanaContext:
         """The samples that ``index`` [B'] names, in its order (repeats allowed)."""
+        assert self.after is None, "texts of several lengths are selected before they are joined"
         return SanaContext(tuple(tuple(tensor[index] for tensor in block) for block in self.kv), self.mask[index])
 
 
@@ -115,6 +128,10 @@ class CrossAttention(nn.Module):
         k, v = self.kv(text_BSD).chunk(2, dim=-1)
         return self._split(self.norm_k(k)), self._split(v)
 
+    def only(self, v_BN1K: Tensor) -> Tensor:
+        """What every token gets from a text of one token, ``[B, 1, D]``: all the weight is on it, whatever is asked."""
+        return self.out(rearrange(v_BN1K, "b n one k -> b one (n k)"))
+
     def can_fold(self, tokens: int) -> bool:
         """Whether folding is exact and pays: the text is short and nothing stands between the products. A linear that
         was replaced, by an adapter or a quantized one, is called as it is."""
@@ -139,6 +156,8 @@ class CrossAttention(nn.Module):
         return torch.baddbmm(self.out.bias, weights.flatten(2), values_BXD)
 
     def forward(self, x_BLD: Tensor, kv: tuple[Tensor, ...], mask_BS: Tensor) -> Tensor:
+        if len(kv) == 1:
+            return kv[0].expand_as(x_BLD)
         if len(kv) == 3:
             return self._forward_folded(x_BLD, kv, mask_BS)
         k, v = kv
@@ -188,6 +207,12 @@ class SanaBlock(nn.Module):
         x = state.x
         rows = state.perturbed_rows(self.index)
         x = torch.addcmul(x, gate1, self.attn(modulated_layer_norm(x, shift1, scale1, self.eps), rows))
-        x = x + self.cross(x, state.context.kv[self.index], state.context.mask)
+        x = self._read(x, state.context)
         x = torch.addcmul(x, gate2, self.mlp(modulated_layer_norm(x, shift2, scale2, self.eps), state.grid))
         return replace(state, x=x)
+
+    def _read(self, x: Tensor, context: SanaContext) -> Tensor:
+        if context.after is None:
+            return x + self.cross(x, context.kv[self.index], context.mask)
+        here, there = x.split([len(context.mask), len(context.after)])
+        return torch.cat([self._read(here, replace(context, after=None)), self._read(there, context.after)])

@@ -70,7 +70,7 @@ class SanaControlNet(SanaTrunk):
             tokens_BLD = self.patch(patchify(latents_BCHW, self.config.patch_size))
         else:
             tokens_BLD = self.tokens(latents_BCHW)
-        signal_BLD = self.input_block(tokens_BLD).expand(len(context.mask), -1, -1)
+        signal_BLD = self.input_block(tokens_BLD).expand(len(context), -1, -1)
         return SanaControl(self, context, signal_BLD, scale, injection)
 
 

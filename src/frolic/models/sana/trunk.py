@@ -55,7 +55,10 @@ class SanaTrunk(nn.Module):
         kv: list[tuple[Tensor, ...]] = []
         for block in self._blocks():
             k, v = block.cross.project(text_BSD)
-            kv.append(block.cross.fold(k, v) if fold and block.cross.can_fold(k.shape[2]) else (k, v))
+            if fold and text_BSD.shape[1] == 1:
+                kv.append((block.cross.only(v),))
+            else:
+                kv.append(block.cross.fold(k, v) if fold and block.cross.can_fold(k.shape[2]) else (k, v))
         return SanaContext(tuple(kv), mask_BS.bool())
 
     def embed(
