@@ -6,7 +6,8 @@ import argparse
 import gc
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,9 @@ def run(arguments: Sequence[str]) -> None:
         if options.dry_run:
             _say_plan(report, model or "starter", chosen, request, options)
             return
-        inputs = _inputs(options)
-        pipeline = _load(model or "starter", chosen, report, places[0].parent, options.control is not None)
+        with _uncollected():
+            inputs = _inputs(options)
+            pipeline = _load(model or "starter", chosen, report, places[0].parent, options.control is not None)
         if replay is not None:
             if options.model is None:
                 replay.check_weights(pipeline)
@@ -82,24 +84,29 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _load(model: str, chosen: dict[str, Any], report: Report, rescue: Path, led: bool = False) -> Pipeline:
-    # Left alone, the collector walks torch's many objects again and again: a seventh of its import, and of the whole
-    # run a quarter when the interpreter ends. Frozen, they are passed over.
+    from frolic.assemble import assemble
+    from frolic.plan import Watch, make_plan
+
+    plan = make_plan(model, watch=Watch(report.note, report.download), **chosen)
+    if led and "controlnet" not in plan.parts:
+        raise RequestError(f"The model {plan.name} has no ControlNet; give one with --controlnet MODEL.")
+    for note in plan.notes:
+        report.note(note)
+    pipeline = assemble(plan)
+    pipeline.rescue = rescue
+    return pipeline
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Left alone, the collector walks torch's many objects again and again: a seventh of its import, and of the whole
+    run a quarter when the interpreter ends. Frozen, they are passed over."""
     gc.disable()
     try:
-        from frolic.assemble import assemble
-        from frolic.plan import Watch, make_plan
-
-        plan = make_plan(model, watch=Watch(report.note, report.download), **chosen)
-        if led and "controlnet" not in plan.parts:
-            raise RequestError(f"The model {plan.name} has no ControlNet; give one with --controlnet MODEL.")
-        for note in plan.notes:
-            report.note(note)
-        pipeline = assemble(plan)
+        yield
     finally:
         gc.freeze()
         gc.enable()
-    pipeline.rescue = rescue
-    return pipeline
 
 
 def _draw(

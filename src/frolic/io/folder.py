@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frolic.errors import CheckpointError, ModelError, ModelNotFoundError, UnsafeFileError, nearest
-from frolic.io.cache import origin
 from frolic.io.files import read_json_object
 from frolic.io.problems import Problems
 from frolic.io.safetensors import VARIANTS, find_weights, refuse_pickle
@@ -18,6 +17,9 @@ from frolic.io.schedulers import SCHEDULER, SHIFTS, read_scheduler
 from frolic.io.tokenizer import find_tokenizer
 from frolic.sampling.solvers import SAMPLERS
 from frolic.spec import ComponentSpec, FamilySpec, SamplingDefaults
+
+if TYPE_CHECKING:
+    from frolic.io.hub_names import HubName
 
 INDEX, OWN = "model_index.json", "frolic.json"
 _NOT_WEIGHTS = ("scheduler", "tokenizer")
@@ -113,7 +115,7 @@ def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:
     own = _own(path, family, problems)
     problems.raise_any(CheckpointError)
     named = {field.name for field in fields(SamplingDefaults)}
-    hub = origin(path)
+    hub = _origin(path)
     followed = family.adapt({name: component.config for name, component in components.items()})
     defaults = replace(family.defaults, **{**followed, **scheduled, **{key: own[key] for key in own if key in named}})
     return ModelFolder(
@@ -126,6 +128,15 @@ def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:
         defaults=defaults,
         prompt_suffix=own.get("prompt_suffix", ""),
     )
+
+
+def _origin(path: Path) -> HubName | None:
+    """Which model of the Hub the folder is, if it is in the cache."""
+    if "snapshots" not in path.resolve().parts:
+        return None
+    from frolic.io.cache import origin
+
+    return origin(path)
 
 
 def _family(path: Path, class_name: Any, families: Mapping[str, FamilySpec]) -> FamilySpec:

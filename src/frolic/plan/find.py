@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from frolic.errors import ModelNotFoundError, RequestError, nearest
-from frolic.io import hub
 from frolic.io.safetensors import refuse_pickle
 from frolic.models.registry import families
 from frolic.spec import Published
+
+if TYPE_CHECKING:
+    from frolic.io import hub
 
 
 def _starter() -> Path:
@@ -56,6 +59,8 @@ def find_model(model: str | Path, watch: Watch | None = None, components: Collec
     short = published_names()
     named = None
     if isinstance(model, str):
+        from frolic.io import hub
+
         heard = watch or Watch()
         named = hub.resolve(model, short.values(), components=components, notify=heard.notify, progress=heard.progress)
     if named is not None:
