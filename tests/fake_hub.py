@@ -35,6 +35,7 @@ class FakeHub:
         self.gated: set[str] = set()
         self.requests: list[tuple[str, str]] = []
         self.cut: dict[str, int] = {}  # path -> close the connection after so many bytes, once
+        self.sha: object = ""  # what listings give as the commit, where it is not the commit
         self.stall: dict[str, int] = {}  # path -> fall silent after so many bytes, once
         self.spoil: dict[str, int] = {}  # path -> send wrong bytes so many times
         self.status: list[int] = []  # answer the next downloads so
@@ -125,7 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
         if commit is None:
             return
         siblings = [_sibling(path, data) for path, data in self.hub.trees[commit].items()]
-        body = {"id": repo, "sha": commit, "siblings": siblings, "cardData": {"license": "apache-2.0"}}
+        sha = commit if self.hub.sha == "" else self.hub.sha
+        body = {
+            "id": repo,
+            "sha": sha,
+            "siblings": siblings,
+            "cardData": {"license": "apache-2.0"},
+        }
         data = json.dumps({**body, "gated": "manual" if repo in self.hub.gated else False, "private": False}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

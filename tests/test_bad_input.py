@@ -92,7 +92,7 @@ def test_a_prompt_of_300_kilobytes(command: Command, draw: Command) -> None:
 
 def test_an_existing_output_is_kept_and_nothing_is_computed(draw: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.png").write_bytes(b"mine")
-    monkeypatch.setattr("frolic.cli.generate._load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("frolic.cli.generate._load", lambda *_, **__: pytest.fail("the model was loaded"))
     refused(draw("-o", "mine.png"), 3, "already exists", "--force")
     assert Path("mine.png").read_bytes() == b"mine"
 

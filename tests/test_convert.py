@@ -11,11 +11,11 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from fake_hub import prepare, serving
 from frolic.cli.convert import parse_size, register
 from frolic.convert import TARGETS, convert
 from frolic.errors import CheckpointError, FileError, FrolicError, ModelNotFoundError, RequestError, UnsafeFileError
 from frolic.io import safetensors as st
-from frolic.io.pickled import STATES, extract
 from frolic.plan import make_plan
 from tiny import write_tiny_folder
 
@@ -174,7 +174,8 @@ def test_numbers_that_are_not_finite_are_listed_once_and_nothing_written(base, o
 
     source = spoiled(original, tmp_path, change)
     with pytest.raises(CheckpointError) as error:
-        convert(source, tmp_path / "out", to, base=base, dtype="float16", shard_bytes=shard)
+        name = "out.safetensors" if to == "original" else "out"
+        convert(source, tmp_path / name, to, base=base, dtype="float16", shard_bytes=shard)
     assert "not finite (1): blocks.0.attn.qkv.weight" in str(error.value)
     assert "too large for float16" in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["spoiled.safetensors"]
@@ -233,6 +234,126 @@ def test_what_is_there_is_replaced_only_by_its_own_kind_and_when_told_to(base, o
         convert(tmp_path / "nothing", tmp_path / "new")
 
 
+@pytest.mark.parametrize("foreign", ["model.pth", "src/a.py", "config.json/x", "diffusion_pytorch_model.json"])
+def test_a_part_with_something_foreign_in_its_folder_is_not_replaced(base, tmp_path, foreign):
+    out = tmp_path / "out"
+    convert(base / "transformer", out)
+    if foreign.startswith("config"):
+        (out / "config.json").write_text('{"model_type": "llama"}')
+        foreign = "config.json"
+    else:
+        (out / foreign).parent.mkdir(exist_ok=True)
+        (out / foreign).write_text("x")
+    before = files(out)
+    with pytest.raises(FileError) as error:
+        convert(base / "transformer", out, force=True)
+    assert foreign.partition("/")[0] in str(error.value) and files(out) == before
+
+
+@pytest.mark.parametrize("foreign", ["diary.txt", "scripts/a.py", "vae/a.py", "tokenizer/a.py", "transformer/more/x"])
+def test_a_pipeline_with_something_foreign_in_it_is_not_replaced(base, original, tmp_path, foreign):
+    out = tmp_path / "out"
+    convert(original, out, base=base)
+    convert(original, out, base=base, force=True)
+    (out / foreign).parent.mkdir(exist_ok=True)
+    (out / foreign).write_text("x")
+    before = files(out)
+    with pytest.raises(FileError, match="holds more than a model"):
+        convert(original, out, base=base, force=True)
+    assert files(out) == before
+
+
+def test_shards_and_variants_are_a_models_own(base, tmp_path):
+    out = tmp_path / "out"
+    convert(base / "transformer", out, shard_bytes=60_000)
+    (out / "diffusion_pytorch_model.fp16.safetensors").touch()
+    (out / "diffusion_pytorch_model.safetensors.index.fp16.json").touch()
+    convert(base / "transformer", out, force=True)
+    assert files(out) == ["config.json", "diffusion_pytorch_model.safetensors"]
+
+
+def test_what_is_read_is_never_replaced(base, original, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(base, whole)
+    part = whole / "transformer"
+    weight = part / "diffusion_pytorch_model.safetensors"
+    before = files(whole)
+    for source, target, to, other in (
+        (weight, part, "diffusers", None),
+        (part, part, "diffusers", None),
+        (part, whole, "diffusers", base),
+        (original, whole, "diffusers", whole),
+        (part, weight, "original", None),
+        (weight, weight, "original", None),
+    ):
+        with pytest.raises(FileError, match="read for it"):
+            convert(source, target, to, base=other, force=True)
+    assert files(whole) == before
+    assert_same(part, base / "transformer")
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [
+        ("a.pth", "original"),
+        ("a", "comfy"),
+        ("a.json", "original"),
+        ("a.safetensors", "diffusers"),
+        ("..", "diffusers"),
+    ],
+)
+def test_a_name_that_does_not_fit_the_layout_is_refused_first(tmp_path, name, to):
+    with pytest.raises(RequestError, match=r"name|must end in"):
+        convert(tmp_path / "nothing is there", tmp_path / name, to)
+
+
+def test_another_programs_config_beside_a_file_is_ignored_and_that_is_said(base, original, tmp_path):
+    shutil.copyfile(original, tmp_path / "m.safetensors")
+    for text in ('{"model_type": "llama"}', "no JSON", '{"architectures": 3}', '{"_class_name": ["x"]}'):
+        (tmp_path / "config.json").write_text(text)
+        done = convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", "original", base=base, force=True)
+        assert ["was ignored" in said for said in done.assumed] == [True]
+    shutil.copyfile(base / "vae" / "config.json", tmp_path / "config.json")
+    done = convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", "original", base=base, force=True)
+    assert "is for a vae and was ignored" in done.assumed[0]
+
+
+def test_a_config_beside_a_file_has_to_agree_with_it(base, original, tmp_path):
+    shutil.copyfile(original, tmp_path / "m.safetensors")
+    config = json.loads((base / "transformer" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", "original").assumed == ()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_layers": 5}))
+    with pytest.raises(CheckpointError, match=r"contradicts the config\.json beside it in layers \(2 and 5\)"):
+        convert(tmp_path / "m.safetensors", tmp_path / "two.safetensors", "original", base=base)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"architectures": 3}, {"_class_name": ["x"]}, {"_class_name": "SanaTransformer2DModel", "num_layers": "x"},
+     {"_class_name": "AutoencoderDC", "encoder_qkv_multiscales": 3}],
+)  # fmt: skip
+def test_a_config_of_the_wrong_kinds_is_refused(base, tmp_path, config):
+    shutil.copytree(base / "transformer", tmp_path / "part")
+    (tmp_path / "part" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError):
+        convert(tmp_path / "part", tmp_path / "out")
+
+
+def test_a_named_models_transformer_alone_is_fetched_where_that_is_enough(base, tmp_path, monkeypatch):
+    app = typer.Typer()
+    register(app)
+    with serving() as web:
+        prepare(web, tmp_path / "hub", monkeypatch)
+        web.publish_folder("acme/tiny", base)
+        out = tmp_path / "out.safetensors"
+        result = CliRunner().invoke(app, ["acme/tiny", str(out), "--to", "original", "--json"])
+        events = {json.loads(line)["event"] for line in result.stdout.splitlines()}
+        assert events == {"download", "downloading", "converted"} and out.is_file()
+        fetched = " ".join(map(str, web.downloads()))
+        assert "transformer/" in fetched and "vae/" not in fetched and "text_encoder/" not in fetched
+
+
 def test_a_base_that_does_not_fit_is_refused(base, original, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(base, other)
@@ -252,6 +373,15 @@ def test_a_pickle_is_opened_in_another_process(base, original, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.safetensors", "model.pth"]
 
 
+def test_of_two_sets_of_weights_it_is_said_which_was_taken(base, original, tmp_path):
+    mine = weights(original)
+    other = {name: tensor + 1 for name, tensor in mine.items()}
+    torch.save({"state_dict_ema": other, "state_dict": mine}, tmp_path / "model.pth")
+    done = convert(tmp_path / "model.pth", tmp_path / "back.safetensors", "original", base=base)
+    assert done.assumed == (f"{tmp_path / 'model.pth'} holds state_dict and state_dict_ema; state_dict is taken.",)
+    assert_same(tmp_path / "back.safetensors", original)
+
+
 class Wicked:
     def __init__(self, sentinel: Path) -> None:
         self.sentinel = sentinel
@@ -266,31 +396,6 @@ def test_a_pickle_with_code_runs_none_of_it(base, original, tmp_path):
     with pytest.raises(UnsafeFileError, match=r"would run code .*posix\.system"):
         convert(tmp_path / "model.pth", tmp_path / "out", base=base)
     assert not sentinel.exists() and [path.name for path in tmp_path.iterdir()] == ["model.pth"]
-
-
-@pytest.mark.parametrize("name", [*STATES, ""])
-def test_a_pickles_tensors_are_found_in_it(tmp_path, name):
-    tensors = {"a": torch.randn(3, 2).T, "b": torch.ones(2, dtype=torch.int64)}
-    torch.save({name: tensors, "step": 3} if name else tensors, tmp_path / "in.pth")
-    assert extract(tmp_path / "in.pth", tmp_path / "out.safetensors") == ("done", "")
-    assert torch.equal(st.load(tmp_path / "out.safetensors")["a"], tensors["a"])
-
-
-@pytest.mark.parametrize(
-    "value", [[], {}, {"a": 3}, {"a": {"b": torch.ones(1)}}, {"a": torch.ones(1, dtype=torch.complex64)}]
-)
-def test_a_pickle_without_plain_tensors_is_refused(tmp_path, value):
-    torch.save(value, tmp_path / "in.pth")
-    kind, said = extract(tmp_path / "in.pth", tmp_path / "out.safetensors")
-    assert kind == "broken" and "tensors" in said
-    assert not (tmp_path / "out.safetensors").exists()
-
-
-@pytest.mark.parametrize("data", [b"", b"<html>", b"PK\x03\x04 cut short"])
-def test_a_damaged_pickle_is_refused(tmp_path, data):
-    (tmp_path / "in.pth").write_bytes(data)
-    kind, said = extract(tmp_path / "in.pth", tmp_path / "out.safetensors")
-    assert kind == "broken" and "torch cannot read it" in said
 
 
 def test_the_command_says_what_it_did(base, original, tmp_path):
@@ -311,7 +416,7 @@ def test_sizes_are_read(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1", "5 apples", "0", "0.1"])
+@pytest.mark.parametrize("text", ["", "GB", "-1", "5 apples", "0", "0.1", "9" * 400 + "GB"])
 def test_other_sizes_are_refused(text):
     with pytest.raises(RequestError):
         parse_size(text)

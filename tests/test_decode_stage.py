@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from frolic.accel import memory
-from frolic.errors import NumericsError, ResourceError
-from frolic.models.dcae import DCAE, DCAEConfig
+from frolic.errors import NumericsError, ResourceError, is_out_of_memory
+from frolic.models.dcae import DCAE, DCAEConfig, sizes
 from frolic.models.dcae.config import RES, VIT, Stage
 from frolic.pipeline import decode
 from frolic.pipeline.decode import DecodeStage
@@ -129,6 +129,80 @@ def test_pictures_that_are_none(vae, value, said):
     vae.decoder.conv_out.weight.fill_(value)
     with pytest.raises(NumericsError, match=said):
         stage(vae).decode(LATENTS, notes=[])
+
+
+def test_a_preview_is_the_picture(vae, monkeypatch):
+    batch = torch.cat([LATENTS, -LATENTS])
+    expected = torch.cat([stage(vae).decode(row, notes=[]) for row in batch.split(1)])
+    assert torch.equal(stage(vae).preview(batch), expected)
+    tried = short_of_memory(vae, monkeypatch, lambda tile: tile == 8)
+    assert torch.allclose(stage(vae).preview(batch), expected, atol=1e-5)
+    assert tried == 2 * [None, 256, 64, 8]
+
+
+def test_a_preview_may_be_of_one_colour(vae):
+    vae.decoder.conv_out.weight.zero_()
+    picture = stage(vae).preview(LATENTS)
+    assert torch.equal(picture.amin((2, 3)), picture.amax((2, 3)))
+    vae.decoder.conv_out.weight.fill_(torch.nan)
+    with pytest.raises(NumericsError, match="not finite"):
+        stage(vae).preview(LATENTS)
+
+
+def test_the_way_over_the_cpu_leaves_weights_that_can_be_trained(monkeypatch):
+    with torch.inference_mode(False):
+        vae = DCAE(CONFIG).requires_grad_(False).to(torch.bfloat16)
+    tried = short_of_memory(vae, monkeypatch, lambda tile: len(tried) > 4)
+    to, modes = vae.decoder.to, []
+
+    def watched(*where):
+        """``meta`` loses the weights, so they stay here."""
+        modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
+        return to(*(place for place in where if not isinstance(place, torch.device)))
+
+    monkeypatch.setattr(vae.decoder, "to", watched)
+    monkeypatch.setattr(decode, "free_bytes", lambda device: 2**40)
+    DecodeStage(vae, device=torch.device("meta"), dtype=torch.bfloat16).decode(LATENTS, notes=[])
+    assert modes == 2 * [(False, False)]
+    with torch.inference_mode(False):
+        assert not any(weight.is_inference() for weight in vae.parameters())
+        vae.requires_grad_()
+        vae.decode(LATENTS.bfloat16().clone()).sum().backward()
+
+
+def test_a_picture_too_large_to_address_is_made_in_strips_all_the_same(vae, monkeypatch):
+    monkeypatch.setattr(sizes, "_ADDRESSED", 8 * 36 * 20)
+    monkeypatch.setattr(decode, "free_bytes", lambda device: 2**40)
+    made, picture = [], torch.rand(1, 3, 36, 20)
+    monkeypatch.setattr(vae, "decode", lambda z: made.append(None) or picture)
+    monkeypatch.setattr(decode, "decode_tiled", lambda v, z, tile: made.append(tile) or picture)
+    notes: list[str] = []
+    for tiling in ("off", "auto"):
+        elsewhere = DecodeStage(vae, device=torch.device("meta"), dtype=torch.float32, tiling=tiling)
+        elsewhere.decode(LATENTS, notes=notes)
+    assert made
+    assert None not in made
+    assert notes == ["Decoding was done in pieces: meta cannot address so large a picture at once."]
+    stage(vae, tiling="off").decode(LATENTS, notes=notes)
+    assert made[-1] is None, "the CPU counts in 64 bits"
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "memory_ran_out"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory", True),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("upsample_nearest2d only supports output tensors with less than INT_MAX elements", False),
+        ("integer out of range", False),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_what_says_that_memory_ran_out(said, memory_ran_out):
+    assert is_out_of_memory(RuntimeError(said)) is memory_ran_out
+    assert not is_out_of_memory(ValueError(said))
 
 
 def test_free_memory_of_this_machine():

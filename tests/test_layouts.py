@@ -133,11 +133,38 @@ def test_what_shapes_do_not_tell_comes_from_a_model_of_the_same_shape():
     assert (found.config, found.assumed) == (known, ())
 
 
-def test_a_model_of_another_shape_says_nothing():
-    with pytest.raises(CheckpointError, match="number of heads"):
+def test_a_model_of_another_shape_says_nothing_and_that_is_said():
+    with pytest.raises(CheckpointError, match=r"number of heads.*differs in layers \(2 and 3\)"):
         locate(transformer(TINY), families(), known={"transformer": replace(TINY, layers=3)})
     other = at_size(VARIANTS["1.6b"], 4096)
-    assert locate(transformer(VARIANTS["600m"]), families(), known={"transformer": other}).config == VARIANTS["600m"]
+    found = locate(transformer(VARIANTS["600m"]), families(), known={"transformer": other})
+    assert found.config == VARIANTS["600m"]
+    assert "says nothing about this one: it differs in heads (36 and 70)" in found.assumed[0]
+
+
+def test_a_config_of_the_files_own_has_to_agree():
+    found = locate(transformer(TINY), families(), own={"transformer": TINY})
+    assert (found.config, found.assumed) == (TINY, ())
+    with pytest.raises(CheckpointError, match=r"contradicts the config\.json beside it in layers \(2 and 3\)"):
+        locate(transformer(TINY), families(), own={"transformer": replace(TINY, layers=3)}, known={"transformer": TINY})
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (0, 0, 0, 0), (2, 2, 2, 2, 2)])
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_a_tensor_of_the_wrong_rank_is_a_problem_of_the_file(part, shape):
+    if part == "transformer":
+        tensors = transformer(replace(VARIANTS["600m"], layers=1), pos_embed=Named((1, 1024, 1152)))
+        known = VARIANTS["600m"]
+    else:
+        small = DCAEConfig(latent_channels=4, encoder=stages(1, 1, 1, kernels=(5,)), decoder=stages(1, 1, 1))
+        tensors, known = written(DCAE, small, dcae_keys.original_keys), small
+    refused = 0
+    for name in tensors:
+        try:
+            locate({**tensors, name: Named(shape)}, families(), known={part: known})
+        except CheckpointError:
+            refused += 1
+    assert 0 < refused < len(tensors), "what tells nothing of the config is left to the comparison with the model"
 
 
 @pytest.mark.parametrize(

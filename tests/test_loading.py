@@ -249,7 +249,8 @@ def test_a_published_model_is_loaded_by_its_rule(
     asked: str,
     parts: tuple[torch.dtype, ...],
 ) -> None:
-    publish(monkeypatch, entry(rule))
+    publish(monkeypatch, entry(rule, name="tiny"))
+    monkeypatch.setattr("frolic.plan.dtypes._cpu_has_bfloat16", lambda: True)
     pipe = frolic.load(tiny_folder, dtype=asked, device="cpu")
     found = dtypes(pipe)
     assert tuple(found[name] for name in ("transformer", "vae", "text_encoder")) == tuple({part} for part in parts)
@@ -262,20 +263,33 @@ def test_a_published_model_is_loaded_by_its_rule(
 def test_the_wrong_dtype_is_refused_with_the_right_one(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, rule: str, wrong: str, right: str
 ) -> None:
-    publish(monkeypatch, entry(rule))
-    for given in (tiny_folder, tiny_folder / PART):
-        base = None if given is tiny_folder else tiny_folder
-        with pytest.raises(RequestError, match=f"sana-tiny are not safe in {wrong}; use --dtype float32 or {right}"):
-            frolic.load(given, base=base, dtype=wrong, device="cpu")
+    publish(monkeypatch, entry(rule, name="tiny"))
+    with pytest.raises(RequestError, match=f"of tiny are not safe in {wrong}; use --dtype float32 or {right}"):
+        frolic.load(tiny_folder, dtype=wrong, device="cpu")
 
 
-def test_a_published_model_is_read_from_the_variant_it_is_safe_in(
+def test_a_files_own_name_decides_and_not_that_of_its_base(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(monkeypatch, entry("half", name="tiny"), entry("brain", name="mine"))
+    for name, found in (("mine", "mine"), ("other", None)):
+        shutil.copy(tiny_folder / PART, tmp_path / f"{name}.safetensors")
+        plan = make_plan(tmp_path / f"{name}.safetensors", base=tiny_folder, device="cpu")
+        assert (plan.published.name if plan.published else None) == found
+        with pytest.raises(RequestError, match="not safe in float16"):
+            make_plan(tmp_path / f"{name}.safetensors", base=tiny_folder, dtype="float16", device="cpu")
+
+
+def test_the_variant_that_is_stored_in_the_dtype_is_read(
     varied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(monkeypatch, entry("half", "fp16"))
-    plan = make_plan(varied, device="cpu")
-    names = sorted(path.name for path in plan.weights)
-    assert names == ["diffusion_pytorch_model.fp16.safetensors"] * 2 + ["model.safetensors"]
+    publish(monkeypatch, entry("half", name="tiny"))
+    monkeypatch.setattr("frolic.plan.dtypes._cpu_has_bfloat16", lambda: True)
+    assert not any(".fp16." in path.name for path in make_plan(varied, device="cpu").weights)
+    plan = make_plan(varied, dtype="float16", device="cpu")
+    names = {path.parent.name: path.name for path in plan.weights}
+    assert names["transformer"] == "diffusion_pytorch_model.fp16.safetensors"
+    assert names["vae"] == "diffusion_pytorch_model.bf16.safetensors", "an autoencoder is not safe in float16"
     assert sorted(path.name for path in make_plan(varied, variant="bf16", device="cpu").weights)[0].startswith(
         "diffusion_pytorch_model.bf16"
     )
@@ -409,9 +423,9 @@ def test_a_cached_model_is_a_base_and_a_place_of_parts(
     publish(monkeypatch, entry("brain", steps=2))
     convert(tiny_folder, tmp_path / "file.safetensors", "original")
     pipe = frolic.load(tmp_path / "file.safetensors", base="sana-tiny", device="cpu")
-    assert pipe("a red panda", seed=1, width=32, height=32).request.steps == 2
+    assert pipe("a red panda", seed=1, width=32, height=32, steps=2).images
     assert drawn(frolic.load(tiny_folder, vae="acme/sana-tiny_diffusers", device="cpu"))
-    with pytest.raises(NetworkError, match="sana-tiny_diffusers is not wholly on this machine"):
+    with pytest.raises(NetworkError, match="sana-tiny_diffusers is on this machine, and the Hub cannot be asked for more"):
         frolic.load(tiny_folder, controlnet="acme/sana-tiny_diffusers", device="cpu")
 
 

@@ -11,13 +11,20 @@ from torch import Tensor, nn
 
 import frolic
 from frolic.errors import NumericsError, RequestError, ResourceError
+from frolic.io.files import write_json
 from frolic.io.media import read_record
-from frolic.models.dcae import DCAE
+from frolic.io.safetensors import save
+from frolic.models.dcae import DCAE, DCAEConfig
+from frolic.models.dcae.config import RES, VIT, Stage
+from frolic.models.dcae.local import Doubling
 from frolic.models.sana import SanaControlNet, SanaTransformer
+from frolic.models.sana.spec import SANA
 from frolic.models.text import Gemma2Encoder
 from frolic.pipeline import Pipeline, Progress, decode
 from frolic.pipeline.kept import Kept
+from frolic.pipeline.parts import Offloaded, Reread
 from given import half_mask, picture, write_controlnet
+from tiny import write_tiny_folder
 
 PROMPT = "a red panda"
 NAMES = {SanaTransformer: "transformer", DCAE: "vae", Gemma2Encoder: "text_encoder", SanaControlNet: "controlnet"}
@@ -77,6 +84,62 @@ def test_sparing_memory_changes_no_bit(tiny_folder: Path, net: Path, name: str) 
     assert torch.equal(full, low) and torch.equal(low, again)
 
 
+@pytest.fixture
+def interpolating(tmp_path: Path) -> Path:
+    """A model whose decoder enlarges as SANA's does."""
+    folder = write_tiny_folder(tmp_path / "interpolating")
+    stages = (Stage(RES, 8, 1), Stage(RES, 16, 1), Stage(VIT, 32, 1, (5,)))
+    config = DCAEConfig(
+        latent_channels=4, head_dim=16, encoder=stages, decoder=stages, scaling_factor=0.5, up="interpolate"
+    )
+    torch.manual_seed(1)
+    state = SANA.components["vae"].keymap(config).save(DCAE(config).state_dict())
+    save(state, folder / "vae" / "diffusion_pytorch_model.safetensors", force=True)
+    write_json(folder / "vae" / "config.json", config.to_json(), force=True)
+    return folder
+
+
+def test_sparing_memory_merges_the_same_weights(interpolating: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged, of = [], Doubling.of
+    monkeypatch.setattr(Doubling, "of", lambda conv: merged.append(conv) or of(conv))
+    pictures = []
+    for memory in ("full", "low"):
+        pipe = frolic.load(interpolating, memory=memory, device="cpu")
+        pictures += [pipe(PROMPT, seed=7, steps=1, output="tensor").pixels for _ in range(2)]
+        assert len(merged) == {"full": 2, "low": 4}[memory], "as often as the weights are read"
+        del merged[:]
+    assert all(torch.equal(pictures[0], picture) for picture in pictures)
+
+
+def test_parts_are_read_and_moved_so_that_they_can_be_trained() -> None:
+    modes = []
+
+    class Moved(nn.Linear):
+        def to(self, *where: Any) -> Any:
+            modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
+            return super().to(*where)
+
+    read, moved = Reread(None, lambda: nn.Linear(2, 2)), Offloaded(Moved(2, 2), torch.device("cpu"))
+    with torch.inference_mode():
+        parts = [read.get(), moved.get()]
+        moved.release()
+        assert torch.is_inference_mode_enabled()
+    assert modes == 2 * [(False, False)]
+    for part in parts:
+        part.requires_grad_(False).requires_grad_()
+        part(torch.ones(1, 2)).sum().backward()
+        assert part.weight.grad is not None
+
+
+def test_a_model_that_drew_in_little_memory_can_be_trained(tiny_folder: Path) -> None:
+    pipe = frolic.load(tiny_folder, memory="low", device="cpu")
+    with torch.inference_mode():
+        vae = pipe.vae
+    vae.requires_grad_()
+    vae.decode(torch.randn(1, 4, 4, 4)).sum().backward()
+    assert all(weight.grad is not None for weight in vae.decoder.parameters())
+
+
 def test_parts_are_in_memory_only_while_they_are_needed(tiny_folder: Path, net: Path, watched: Watched) -> None:
     pipe = frolic.load(tiny_folder, controlnet=net, memory="low", device="cpu")
     assert watched.read == [] and pipe.stride == 4 and pipe.has_controlnet
@@ -106,7 +169,7 @@ def test_pictures_to_start_from_are_encoded_before_the_transformer_is_read(
     for event in steps:
         if isinstance(event, Progress):
             assert watched.alive == {"transformer", "controlnet"}
-    assert watched.read == ["text_encoder", "vae", "controlnet", "transformer", "vae"] and watched.alive == set()
+    assert watched.read == ["text_encoder", "vae", "transformer", "controlnet", "vae"] and watched.alive == set()
 
 
 def frolic_inputs() -> Any:
@@ -135,8 +198,7 @@ def test_all_parts_stay_where_memory_is_not_spared(tiny_folder: Path, watched: W
 def test_auto_spares_memory_where_there_is_too_little(
     tiny_folder: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch, free: int, spared: bool
 ) -> None:
-    for place in ("frolic.plan.build.free_bytes", "frolic.assemble.free_bytes"):
-        monkeypatch.setattr(place, lambda _: free)
+    monkeypatch.setattr("frolic.plan.build.free_bytes", lambda _: free)
     pipe = frolic.load(tiny_folder, device="cpu")
     assert (watched.read == []) == spared
     assert pipe(PROMPT, seed=1, steps=1).images
@@ -228,7 +290,7 @@ def test_what_no_memory_was_left_to_decode_is_kept(
     full_memory()
     undisturbed = pipe([PROMPT, "an orange cat"], **fields)
     kept = Kept.read(tmp_path / "frolic-5.latents.safetensors")
-    images = frolic.load(tiny_folder, device="cpu").resume(kept)
+    images = frolic.load(tiny_folder, device="cpu").resume(kept, [])
     assert [image.tobytes() for image in images] == [image.tobytes() for image in undisturbed.images]
     assert list(kept.records) == [undisturbed.record(index) for index in range(4)]
 
@@ -252,7 +314,7 @@ def test_memory_that_runs_out_at_the_second_picture_keeps_both(
         with pytest.raises(ResourceError, match=r"frolic-5\.latents"):
             pipe(PROMPT, seed=5, steps=2, num_images=2)
     kept = Kept.read(tmp_path / "frolic-5.latents.safetensors")
-    assert [image.tobytes() for image in pipe.resume(kept)] == undisturbed
+    assert [image.tobytes() for image in pipe.resume(kept, [])] == undisturbed
 
 
 def test_a_picture_drawn_from_another_is_kept_with_what_stays_of_that(
@@ -264,21 +326,21 @@ def test_a_picture_drawn_from_another_is_kept_with_what_stays_of_that(
     with pytest.raises(ResourceError, match=r"frolic-5\.latents"):
         pipe(PROMPT, seed=5, steps=2, **given)
     full_memory()
-    images = frolic.load(tiny_folder, device="cpu").resume(Kept.read(tmp_path / "frolic-5.latents.safetensors"))
+    images = frolic.load(tiny_folder, device="cpu").resume(Kept.read(tmp_path / "frolic-5.latents.safetensors"), [])
     assert images[0].tobytes() == pipe(PROMPT, seed=5, steps=2, **given).images[0].tobytes()
 
 
 def test_latents_of_another_kind_of_model_are_refused(tiny: Pipeline) -> None:
     record = {"request": {"width": 32, "height": 32}}
     with pytest.raises(RequestError, match="have 8 channels, this model's have 4"):
-        tiny.resume(Kept(torch.zeros(1, 8, 8, 8), (record,)))
+        tiny.resume(Kept(torch.zeros(1, 8, 8, 8), (record,)), [])
 
 
 def test_a_resumed_picture_that_goes_wrong_is_said(tiny_folder: Path) -> None:
     pipe = frolic.load(tiny_folder, device="cpu")
     pipe.vae.decode = lambda z: torch.zeros(1, 3, 32, 32)  # type: ignore[method-assign]
     with pytest.raises(NumericsError, match="one flat colour"):
-        pipe.resume(Kept(torch.ones(1, 4, 8, 8), ({"request": {"width": 32, "height": 32}},)))
+        pipe.resume(Kept(torch.ones(1, 4, 8, 8), ({"request": {"width": 32, "height": 32}},)), [])
 
 
 def test_what_is_kept_says_what_a_picture_would(tiny: Pipeline, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def stored(*kinds: torch.dtype) -> dict[str, dict[str, Entry]]:
 
 
 def chosen(name: str, device: str, kinds: tuple[torch.dtype, ...]) -> torch.dtype:
-    return choose_dtypes(name, torch.device(device), stored(*kinds), None, {})["transformer"]
+    return choose_dtypes(name, torch.device(device), stored(*kinds), None, (), {})["transformer"]
 
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -113,7 +113,7 @@ def test_a_published_models_rule_is_followed_however_it_is_stored(
     rule: dict[str, tuple[str, ...]], name: str, parts: tuple[torch.dtype, ...]
 ) -> None:
     for kinds in ((F32,), (F16,), (BF16,)):
-        got = choose_dtypes(name, torch.device("mps"), stored(*kinds), published(rule), FAMILY)
+        got = choose_dtypes(name, torch.device("mps"), stored(*kinds), published(rule), (), FAMILY)
         assert (got["transformer"], got["vae"], got["text_encoder"]) == parts
 
 
@@ -122,12 +122,35 @@ def test_the_wrong_type_for_a_published_model_is_refused_with_the_right_one(
     rule: dict[str, tuple[str, ...]], name: str, right: str
 ) -> None:
     with pytest.raises(RequestError, match=f"sana-x are not safe in {name}; use --dtype float32 or {right}"):
-        choose_dtypes(name, torch.device("cpu"), stored(F32), published(rule), FAMILY)
+        choose_dtypes(name, torch.device("cpu"), stored(F32), published(rule), (), FAMILY)
 
 
 def test_a_familys_rule_narrows_how_it_is_stored() -> None:
-    got = choose_dtypes("float16", torch.device("cpu"), stored(F16), None, FAMILY)
+    got = choose_dtypes("float16", torch.device("mps"), stored(F16), None, (), FAMILY)
     assert (got["transformer"], got["vae"], got["text_encoder"]) == (F16, BF16, BF16)
+
+
+@pytest.mark.parametrize(
+    ("rules", "kind", "safe"),
+    [
+        ((HALF, BRAIN), F32, [F32]),  # it may be either
+        ((HALF, HALF), F32, [F16, F32]),
+        ((BRAIN,), F32, [BF16, F32]),
+        ((HALF,), BF16, [BF16, F32]),  # somebody trained it further, in bfloat16
+        ((), F32, [BF16, F32]),
+    ],
+)
+def test_what_only_looks_like_published_models_is_safe_in_what_all_of_them_are(
+    rules: tuple[dict[str, tuple[str, ...]], ...], kind: torch.dtype, safe: list[torch.dtype]
+) -> None:
+    alike = [published(rule) for rule in rules]
+    for name, dtype in (("float16", F16), ("bfloat16", BF16), ("float32", F32)):
+        try:
+            got = choose_dtypes(name, torch.device("mps"), stored(kind), None, alike, FAMILY)
+        except RequestError:
+            assert dtype not in safe
+        else:
+            assert dtype in safe and got["transformer"] == dtype
 
 
 @pytest.mark.parametrize(("key", "value"), [("steps", 5000), ("height", 10**6), ("guidance_scale", 1e6)])
@@ -244,3 +267,10 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(own_folder: Pa
     path.write_text(json.dumps(raw))
     with pytest.raises(CheckpointError, match="tokens but the text encoder"):
         frolic.load(own_folder, device="cpu")
+
+
+def test_a_model_loaded_in_inference_mode_can_be_trained(tiny_folder: Path) -> None:
+    with torch.inference_mode():
+        pipe = frolic.load(tiny_folder, device="cpu")
+    pipe.vae.requires_grad_(True)
+    pipe.vae.decode(torch.zeros(1, 4, 4, 4)).mean().backward()

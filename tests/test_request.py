@@ -39,6 +39,8 @@ DEFAULTS = SamplingDefaults(
         ({"negative_prompt": "x" * (MAX_PROMPT + 1)}, "negative_prompt has 20,001 characters"),
         ({"negative_prompt": 3}, "negative_prompt must be a text"),
         ({"stepz": 3}, "did you mean 'steps'"),
+        ({"apg_eta": 0.5}, "give apg too"),
+        ({"pag_layers": (1,)}, "which blocks pag_scale perturbs"),
         ({"schedule": "nativ"}, "did you mean 'native'"),
         ({"aspect": "wide"}, "aspect is 'wide'"),
         ({"aspect": "9:1"}, "at most 4 times"),
@@ -47,10 +49,10 @@ DEFAULTS = SamplingDefaults(
         ({"guidance_interval": (0.8, 0.2)}, "the lower one first"),
         ({"guidance_interval": [0.1, 2]}, "guidance_interval is"),
         ({"apg": True, "pag_scale": 2.0}, "exclude each other"),
-        ({"apg_momentum": -2}, "apg_momentum is -2"),
+        ({"apg": True, "apg_momentum": -2}, "apg_momentum is -2"),
         ({"pag_scale": -1}, "pag_scale is -1"),
-        ({"pag_layers": ()}, "pag_layers must be"),
-        ({"pag_layers": [-1]}, "block of pag_layers is -1"),
+        ({"pag_layers": (), "pag_scale": 1.0}, "pag_layers must be"),
+        ({"pag_layers": [-1], "pag_scale": 1.0}, "block of pag_layers is -1"),
         ({"strength": 0}, "strength is 0"),
         ({"strength": 1.1}, "strength is 1.1"),
         ({"control_scale": math.inf}, "control_scale is inf"),
@@ -141,3 +143,16 @@ def test_a_missing_seed_is_drawn() -> None:
 def test_names_and_limits_agree_with_the_samplers() -> None:
     assert set(SAMPLERS) == set(solvers.SAMPLERS)
     assert MAX_SEED == noise.MAX_SEED
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"apg": True, "guidance_scale": 1.0}, "apg needs a guidance_scale above 1"),
+        ({"guidance_interval": (0.1, 0.5), "guidance_scale": 0.0}, "guidance_interval needs guidance"),
+        ({"pag_scale": 1.0, "pag_layers": (3,)}, "there is no block 3 to perturb; this model has 0 to 2"),
+    ],
+)
+def test_what_the_model_or_the_rest_rules_out_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        Request.of("a", **fields).completed(DEFAULTS, 32, 3)

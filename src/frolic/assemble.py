@@ -11,16 +11,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from frolic.accel.memory import free_bytes
 from frolic.errors import CheckpointError, ResourceError, is_out_of_memory
 from frolic.io.problems import Problems
 from frolic.io.safetensors import compare, read_tensors
 from frolic.io.tokenizer import Tokenizer
 from frolic.pipeline import ModelCard, Pipeline
-from frolic.pipeline.parts import Held, Offloaded, Reread, Resident
+from frolic.pipeline.parts import Held, Offloaded, Reread, Resident, lasting
 from frolic.plan import BuildPlan, Part, make_plan
-
-_MOST_OF_MEMORY = 0.8
 
 
 def load(model: str | Path = "starter", **options: Any) -> Pipeline:
@@ -70,7 +67,7 @@ def hold(plan: BuildPlan) -> dict[str, Held]:
     if not plan.spares_memory():
         read_into(plan, modules)
         return {name: Resident(module) for name, module in modules.items()}
-    if plan.device.type != "cpu" and plan.weight_bytes() < _MOST_OF_MEMORY * free_bytes(torch.device("cpu")):
+    if plan.device.type != "cpu" and plan.fits(torch.device("cpu")):
         read_into(replace(plan, device=torch.device("cpu")), modules)
         return {name: Offloaded(module, plan.device) for name, module in modules.items()}
 
@@ -131,6 +128,7 @@ def _build_part(part: Part) -> nn.Module:
         ) from error
 
 
+@lasting()
 def read_into(plan: BuildPlan, modules: dict[str, nn.Module]) -> None:
     """Read every part's weights into its module, cast and moved; nothing asks for gradients."""
     problems = Problems(f"The weights in {plan.path} cannot be used; get its files again")
@@ -139,8 +137,7 @@ def read_into(plan: BuildPlan, modules: dict[str, nn.Module]) -> None:
         theirs = read_tensors(wanted, problems, dtype=part.dtype, device=plan.device, where=f"{name}: ")
         modules[name].load_state_dict(part.keymap.load(theirs), strict=True, assign=True)
         modules[name].requires_grad_(False).eval()
-        if name == "vae":
-            # What its convolutions are fastest in.
+        if part.spec.channels_last:
             modules[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if plan.device.type != "cpu":
             modules[name].to(plan.device)  # buffers that no file holds

@@ -81,7 +81,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
-_NO_MEMORY = ("DefaultCPUAllocator", "out of memory")
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -22,6 +22,8 @@ MAX_SIDE = 8192
 MAX_PROMPT = 20_000
 MAX_PICTURES = 1000
 MAX_LAYER = 1023
+_BATCH_PIXELS = 4 * 1024 * 1024
+_MAX_BATCH = 8
 SAMPLERS = ("dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_3m_heun", "dpmpp_1s", "euler")
 SCHEDULES = ("diffusers", "native")
 
@@ -165,6 +167,12 @@ class Request:
         seed = fields.pop("seed", None)
         if isinstance(seed, (list, range)):
             seed = tuple(seed)
+        if not fields.get("apg"):
+            for name in ("apg_eta", "apg_threshold", "apg_momentum"):
+                if fields.get(name) not in (None, UNSAID[name]):
+                    raise RequestError(f"{name} belongs to adaptive projected guidance; give apg too.")
+        if fields.get("pag_layers") is not None and fields.get("pag_scale") is None:
+            raise RequestError("pag_layers says which blocks pag_scale perturbs; give that too.")
         for name in ("guidance_interval", "pag_layers"):
             if isinstance(fields.get(name), (list, range)):
                 fields[name] = tuple(fields[name])
@@ -191,9 +199,15 @@ class Request:
         """The same with a seed; one drawn here is short enough to be typed again."""
         return self if self.seed is not None else replace(self, seed=int.from_bytes(os.urandom(4), "little"))
 
-    def completed(self, defaults: SamplingDefaults, stride: int) -> tuple[Request, list[str]]:
+    def completed(
+        self, defaults: SamplingDefaults, stride: int, blocks: int = MAX_LAYER + 1
+    ) -> tuple[Request, list[str]]:
         """The request with nothing left open, and what had to be said about it. ``stride``: sides that can be drawn
-        are its multiples."""
+        are its multiples; ``blocks``: how many the model has.
+
+        Raises:
+            RequestError: it asks for what this model, or its own other fields, rule out.
+        """
 
         def chosen(value: Any, default: Any) -> Any:
             return default if value is None else value
@@ -215,8 +229,18 @@ class Request:
             pag_layers=chosen(self.pag_layers, defaults.pag_layers),
             instruction=chosen(self.instruction, defaults.instruction),
         )
+        problems = []
         if complete.binning and not defaults.bin_base:
-            raise RequestError("This model has no table of sizes it was trained with; leave out binning.")
+            problems.append("this model has no table of sizes it was trained with; leave out binning")
+        guided = (complete.guidance_scale or 0) > 1
+        if complete.apg and not guided:
+            problems.append("apg needs a guidance_scale above 1")
+        if complete.guidance_interval is not None and not (guided or complete.pag_scale):
+            problems.append("guidance_interval needs guidance: a guidance_scale above 1")
+        if complete.pag_scale and (last := max(complete.pag_layers or (0,))) >= blocks:
+            problems.append(f"pag_layers: there is no block {last} to perturb; this model has 0 to {blocks - 1}")
+        if problems:
+            raise RequestError(f"Change the request: {'; '.join(problems)}.")
         drawn = complete.drawn(defaults, stride)
         notes = []
         if drawn != (height, width):
@@ -260,6 +284,11 @@ UNSAID: Mapping[str, Any] = MappingProxyType(
 """What a record does not say is this."""
 RECORDED = ("negative_prompt", "steps", "guidance_scale", "sampler", "width", "height", *UNSAID)
 """The fields that every picture of a request shares, and that draw it again."""
+
+
+def batch_size(height: int, width: int) -> int:
+    """How many pictures of this size, in pixels, are drawn at once."""
+    return max(1, min(_MAX_BATCH, _BATCH_PIXELS // (height * width)))
 
 
 def parse_aspect(text: Any) -> tuple[float, float] | None:

@@ -22,6 +22,7 @@ class ComponentSpec:
 
     ``layouts`` are key maps of other namings that such a part is published in, by name (``original``). A file in one
     of them has no config: ``guess`` finds it from the names and shapes (``{name: shape}``) of the tensors.
+    ``channels_last`` is the memory format that a part of convolutions is fastest in.
     """
 
     class_names: tuple[str, ...]
@@ -30,6 +31,7 @@ class ComponentSpec:
     keymap: Callable[[Any], KeyMap]
     layouts: Mapping[str, Callable[[Any], KeyMap]] = field(default_factory=lambda: MappingProxyType({}))
     guess: Callable[[Mapping[str, tuple[int, ...]]], Any] | None = None
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ class SamplingDefaults:
     schedule: str = "diffusers"
     bin_base: int = 0
     pag_layers: tuple[int, ...] = (0,)
+
+    @property
+    def most_pixels(self) -> int:
+        """How many pixels a picture may have whose size nobody asked for. With a table of sizes none is drawn larger
+        than those, whatever it is brought to."""
+        return 2**31 if self.bin_base else 2 * self.height * self.width
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``(x_t [B, ...], sigma [] or [B]) -> x0 estimate [B, ...]``: all a sampler knows of a model."""
+
+
+Compat: TypeAlias = Literal["diffusers", "native"]
+"""Whose reading of a published model to follow where diffusers and its authors differ."""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_a_mistake_of_ours_is_one_sentence_and_debug_shows_it(
 def test_what_stops_a_run_has_its_exit_code(
     command: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr("frolic.cli.generate._load", stop)

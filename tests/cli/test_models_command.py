@@ -10,6 +10,7 @@ import pytest
 
 from fake_hub import FakeHub, prepare, serving
 from frolic.cli import models
+from frolic.io import hub
 from frolic.io.cache import cached
 from frolic.io.hub_names import HubName, cache_folder
 from frolic.spec import Published
@@ -105,6 +106,31 @@ def test_verify_and_repair(command: Command, web: FakeHub) -> None:
     assert web.downloads() == [file.relative_to(here.path).as_posix()]
 
 
+def test_a_folder_cannot_be_repaired(command: Command, own_folder: Path) -> None:
+    for name in (own_folder, "starter"):
+        ran = command("models", "verify", name, "--repair")
+        assert ran.code == 2 and "leave out --repair" in ran.err
+
+
+def test_verify_of_a_part(command: Command, web: FakeHub) -> None:
+    hub.pull(HubName(REPO), components=["vae"])
+    assert rows(command)["tiny-64"]["state"] == "partial"
+    ran = command("models", "verify", REPO)
+    assert ran.code == 3 and "is here only in part" in ran.err and "as it was published" not in ran.err
+    assert command("models", "verify", REPO, "--repair").code == 0
+
+
+def test_names_that_no_file_can_have(command: Command, web: FakeHub) -> None:
+    for verb in ("pull", "info", "verify", "rm"):
+        ran = command("models", verb, "tiny-64@" + "a" * 5000)
+        assert ran.code == 3 and "longer than 255" in ran.err
+
+
+def test_help_shows_how_a_revision_is_given(command: Command) -> None:
+    for verb in ("pull", "info", "verify", "rm"):
+        assert "@revision" in command("models", verb, "--help").out
+
+
 def test_rm_asks_and_never_deletes_a_folder(command: Command, web: FakeHub, own_folder: Path) -> None:
     command("models", "pull", REPO)
     assert command("models", "rm", REPO, "--json").code == 2
@@ -124,6 +150,14 @@ def test_offline(command: Command, web: FakeHub, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FROLIC_OFFLINE", "1")
     ran = command("models", "pull", REPO)
     assert ran.code == 5 and f"frolic models pull {REPO}" in ran.err and web.requests == []
+    monkeypatch.delenv("FROLIC_OFFLINE")
+    command("models", "pull", REPO)
+    monkeypatch.setenv("FROLIC_OFFLINE", "1")
+    web.requests.clear()
+    ran = command("models", "pull", REPO)
+    assert ran.code == 0 and f"{REPO} is in " in ran.out and web.requests == []
+    ran = command("models", "pull", REPO, "--variant", "fp16")
+    assert ran.code == 5 and "is on this machine, and the Hub cannot be asked for more" in ran.err
 
 
 def test_what_other_programs_keep_in_the_cache(command: Command, web: FakeHub) -> None:

@@ -49,6 +49,16 @@ def test_all_that_is_wrong_is_listed(tmp_path):
         assert said in str(caught.value)
 
 
+def test_a_caption_over_the_limit_is_a_problem_and_is_not_cut(tmp_path):
+    for name, text in (("a", "ä" * 50_000), ("b", "a" + "ä" * 50_000)):
+        put(tmp_path, f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(FileError, match=r"captions of more than 100,000 bytes \(1\): b\.txt"):
+        PictureFolder.read(tmp_path, 8)
+    (tmp_path / "b.txt").write_text("b")
+    assert PictureFolder.read(tmp_path, 8).captions == (("ä" * 50_000,), ("b",))
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path):
     with pytest.raises(FileError, match="no picture"):
         PictureFolder.read(tmp_path, 8)

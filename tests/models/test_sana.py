@@ -46,6 +46,14 @@ def test_long_text_is_not_folded(net):
     assert len(net.context(text, mask).kv[0]) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_not_folded(net, dtype):
+    """Folded logits would be rounded to half precision, those of fused attention are not."""
+    _, _, text, mask = inputs(5)
+    assert [len(kv) for kv in net.to(dtype).context(text.to(dtype), mask).kv] == [2, 2]
+    assert [len(kv) for kv in net.context(text[:, :1].to(dtype), mask[:, :1]).kv] == [1, 1], "one token needs no logits"
+
+
 def test_a_replaced_linear_is_called_and_not_folded(net):
     x, t, text, mask = inputs(5)
     plain = net.denoise(x, t, net.context(text, mask))

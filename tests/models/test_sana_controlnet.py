@@ -14,7 +14,6 @@ from frolic.models.sana import (
     Perturb,
     SanaConfig,
     SanaContext,
-    SanaControl,
     SanaControlNet,
     SanaControlNetConfig,
     SanaState,
@@ -196,7 +195,7 @@ def test_rows_follow_the_batch_with_guidance_and_perturbed_attention(injection):
         net.control(picture[i : i + 1], net.context(text[i : i + 1], mask[i : i + 1]), scale=0.5, injection=injection)
         for i in range(3)
     ]
-    control = SanaControl.cat(parts).rows(order)
+    control = net.control(picture[order], net.context(text, mask).rows(order), scale=0.5, injection=injection)
     context = base.context(text, mask).rows(order)
     got = base.denoise(x[order], t[order], context, perturb=Perturb(frozenset({1, 2}), 2), control=control)
     for row, i in enumerate(order.tolist()):

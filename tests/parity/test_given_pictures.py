@@ -107,7 +107,7 @@ def test_redrawing_a_part_of_a_picture(both, picture, strength):
 
 
 def test_a_picture_that_is_not_the_size_drawn(tmp_path, picture):
-    """It fills the bin, and the result is brought to the size of the picture that was given."""
+    """It lies within the bin where the result, brought to the size that was given, has it again."""
     pipe = stock_pipeline(tmp_path, stages=6, sample_size=16)
     pipe.save_pretrained(tmp_path / "saved")
     ours = frolic.load(tmp_path / "saved")
@@ -115,5 +115,6 @@ def test_a_picture_that_is_not_the_size_drawn(tmp_path, picture):
     got = asked(ours, image=given, strength=0.5)
     assert got.shape == given.shape
     fit = pipe.image_processor.resize_and_crop_tensor
-    drawn = theirs(pipe, fit(given, 608, 416), 0.5, 9)
+    wide = F.interpolate(given, size=(405, 608), mode="bilinear", antialias=True)
+    drawn = theirs(pipe, F.pad(wide, (0, 0, 5, 6), mode="replicate"), 0.5, 9)
     assert_same(got, finished(fit(drawn, 300, 200)))

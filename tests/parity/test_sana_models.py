@@ -11,7 +11,6 @@ from frolic.models.sana import (
     Perturb,
     SanaConfig,
     SanaContext,
-    SanaControl,
     SanaControlNet,
     SanaControlNetConfig,
     SanaTransformer,
@@ -213,13 +212,6 @@ def test_controlnet_with_perturbed_attention_and_guidance_rows():
     control = net.control(pictures, prepared(net), scale=0.7)
     perturb = Perturb(frozenset({1}), 2)
     assert_close(ours.denoise(x, t, prepared(ours), perturb=perturb, control=control), expected)
-    alone = [
-        net.control(picture[i : i + 1], net.context(text[j : j + 1], mask[j : j + 1]), scale=0.7)
-        for j in (0, 1)
-        for i in (0, 1)
-    ]
-    stacked = SanaControl.cat(alone).rows(torch.tensor([0, 1, 2, 3, 2, 3]))
-    assert_close(ours.denoise(x, t, prepared(ours), perturb=perturb, control=stacked), expected)
 
 
 def test_a_controlnet_config_is_written_as_diffusers_reads_it():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -33,9 +34,13 @@ def convert(
 ) -> None:
     """Rewrite a model in another layout: diffusers', its authors', or ComfyUI's."""
     shard_bytes = None if shard_size is None else parse_size(shard_size)
+    from frolic.cli.downloads import shown
     from frolic.convert import convert as run
+    from frolic.plan import Watch
 
-    done = run(source, target, to, base=base, dtype=dtype, shard_bytes=shard_bytes, force=force)
+    with shown(as_json) as (notify, progress):
+        watch = Watch(notify, progress)
+        done = run(source, target, to, base=base, dtype=dtype, shard_bytes=shard_bytes, force=force, watch=watch)
     if as_json:
         facts = {
             "event": "converted",
@@ -64,7 +69,7 @@ def parse_size(text: str) -> int:
         RequestError: it is none of these.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B)?", text.strip().upper())
-    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
-    if size < 1:
+    size = float(match[1]) * _UNITS[match[2] or ""] if match else 0.0
+    if not 1 <= size < math.inf:
         raise RequestError(f"A size of {text!r} is not known; give something like 5GB or 500MB.")
-    return size
+    return int(size)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from frolic.pipeline import Inputs, Pipeline, Result
+    from frolic.plan import BuildPlan
 
 _MAX_PROMPT_FILE = 4_000_000
 _SLUG = 40
@@ -70,7 +71,14 @@ def run(arguments: Sequence[str]) -> None:
             return
         with _uncollected():
             inputs = _inputs(options)
-            pipeline = _load(model or "starter", chosen, report, places[0].parent, options.control is not None)
+            pipeline = _load(
+                model or "starter",
+                chosen,
+                report,
+                places[0].parent,
+                led=options.control is not None,
+                fetch=replay is None or options.model is not None,
+            )
         if replay is not None:
             if options.model is None:
                 replay.check_weights(pipeline)
@@ -78,18 +86,22 @@ def run(arguments: Sequence[str]) -> None:
                 report.note(note)
         result = _draw(pipeline, request, pictures, report, inputs, replay if kept is not None else None)
         for index, place in zip(pictures, places, strict=True):
-            path = _write(result.images[index], result.record(index), place, options)
+            # A record names the weights by their hash, which is minutes of reading for a large model.
+            record = None if options.no_metadata else result.record(index)
+            path = _write(result.images[index], record, place, options)
             report.image(path, result.seeds[index], result.request.prompt_of(index))
         report.event("done", seconds=round(result.seconds, 3))
 
 
-def _load(model: str, chosen: dict[str, Any], report: Report, rescue: Path, led: bool = False) -> Pipeline:
+def _load(
+    model: str, chosen: dict[str, Any], report: Report, rescue: Path, *, led: bool = False, fetch: bool = True
+) -> Pipeline:
+    """``led``: there is a control picture. ``fetch``: the user named the model, and a record from elsewhere did not."""
     from frolic.assemble import assemble
     from frolic.plan import Watch, make_plan
 
-    plan = make_plan(model, watch=Watch(report.note, report.download), **chosen)
-    if led and "controlnet" not in plan.parts:
-        raise RequestError(f"The model {plan.name} has no ControlNet; give one with --controlnet MODEL.")
+    plan = make_plan(model, watch=Watch(report.note, report.download, fetch), **chosen)
+    _require_controlnet(plan, led)
     for note in plan.notes:
         report.note(note)
     pipeline = assemble(plan)
@@ -157,12 +169,17 @@ def _resume(options: argparse.Namespace) -> None:
     names = [Request.of(record["request"]["prompt"], seed=record["request"]["seed"]) for record in records]
     places = [_places(options.output, name, range(1), options.force, len(names), i)[0] for i, name in enumerate(names)]
     with Report(as_json=options.json, quiet=options.quiet) as report:
-        pipeline = _load(options.model or model_of(records[0], options.resume_decode), chosen, report, Path())
+        # Only the autoencoder is needed, and memory was what there was too little of.
+        model = options.model or model_of(records[0], options.resume_decode)
+        pipeline = _load(model, {"memory": "low", **chosen}, report, Path(), fetch=options.model is not None)
         if pipeline.card.hash != records[0]["model"]["hash"]:
             report.note(f"These are not the weights that made {options.resume_decode}; the picture may differ.")
-        images = pipeline.resume(kept)
+        notes: list[str] = []
+        images = pipeline.resume(kept, notes)
+        for note in notes:
+            report.note(note)
         for image, record, place in zip(images, records, places, strict=True):
-            path = _write(image, record, place, options)
+            path = _write(image, None if options.no_metadata else record, place, options)
             report.image(path, record["request"]["seed"], record["request"]["prompt"])
 
 
@@ -174,9 +191,16 @@ def _say_plan(
     from frolic.plan import Watch, make_plan
     from frolic.plan.estimate import estimate
 
-    plan = make_plan(model, watch=Watch(report.note, report.download), **chosen)
+    plan = make_plan(model, watch=Watch(fetch=False), **chosen)
+    _require_controlnet(plan, options.control is not None)
     given = Inputs(options.image, options.mask, options.control).read()
-    report.plan(estimate(plan, given.sized(request)))
+    given.check(request)
+    report.plan(estimate(plan, given.sized(request, plan.defaults.most_pixels)))
+
+
+def _require_controlnet(plan: BuildPlan, led: bool) -> None:
+    if led and "controlnet" not in plan.parts:
+        raise RequestError(f"The model {plan.name} has no ControlNet; give one with --controlnet MODEL.")
 
 
 def _prompts(words: list[str] | None, file: str | None) -> tuple[str, ...]:
@@ -235,13 +259,13 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _write(image: Image, record: dict[str, Any], place: Path, options: argparse.Namespace) -> Path:
+def _write(image: Image, record: dict[str, Any] | None, place: Path, options: argparse.Namespace) -> Path:
     """Write a picture. A name that frolic chose itself gives way to one that appeared meanwhile."""
     gives_way = options.output is None and not options.force
     while True:
         path = _free(place) if gives_way else place
         try:
-            save_png(image, path, None if options.no_metadata else record, force=options.force)
+            save_png(image, path, record, force=options.force)
             return path
         except FileError:
             if not (gives_way and path.exists()):

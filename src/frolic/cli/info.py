@@ -51,9 +51,9 @@ def _picture(path: Path) -> dict[str, Any]:
 
 def _model(target: str) -> dict[str, Any]:
     from frolic.io.safetensors import fingerprint
-    from frolic.plan import make_plan
+    from frolic.plan import Watch, make_plan
 
-    plan = make_plan(target, device="cpu")
+    plan = make_plan(target, device="cpu", watch=Watch(fetch=False))
     defaults = plan.defaults
     return {
         "name": plan.name,

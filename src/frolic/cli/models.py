@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from frolic.spec import Published
 
 PLAIN = "plain"
-_NAME = Annotated[str, typer.Argument(metavar="NAME", help="A short name (see list), or org/name[@revision].")]
+_NAME = Annotated[str, typer.Argument(metavar="NAME", help="A short name (see list), org/name or org/name@revision.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -54,7 +54,7 @@ def list_(
     width = max(len(row["name"] or row["repo"]) for row in rows)
     for row in rows:
         size = size_text(row["size"]) if row["size"] else ""
-        state = {"absent": "", "whole": "here", "partial": "not whole; pull it again", "shipped": "part of frolic"}
+        state = {"absent": "", "whole": "here", "partial": "in part; pull gets the rest", "shipped": "part of frolic"}
         repo = row["repo"] if row["name"] else ""
         line = f"{_safe(row['name'] or row['repo']):<{width}}  {size:>7}  {state[row['state']]:<14}  {_safe(repo)}"
         typer.echo(line.rstrip())
@@ -70,9 +70,14 @@ def pull(
 ) -> None:
     """Get a model from the Hub, or bring it up to date; run it again to go on where it stopped."""
     from frolic.io import hub
+    from frolic.io.cache import cached
+    from frolic.io.hub_names import offline
 
     wanted, preferred = _named(name)
     kind = {"": preferred, PLAIN: ""}.get(variant, variant)
+    if not dry_run and offline() and (here := cached(wanted, variant=kind if variant else None)):
+        _say_pulled(str(wanted), here.commit, 0, here.path, as_json)
+        return
     if variant not in ("", PLAIN) or dry_run:
         offer = hub.offer(wanted, variant=kind)
         if variant not in ("", PLAIN) and variant not in offer.variants:
@@ -85,47 +90,49 @@ def pull(
     from frolic.cli.downloads import shown
 
     with shown(as_json) as (notify, progress):
-        got = hub.pull(wanted, variant=kind, notify=notify, progress=progress)
-    if as_json:
-        facts = {"name": str(got.name), "commit": got.name.commit, "fetched": got.fetched, "path": str(got.path)}
-        typer.echo(json.dumps({"event": "done", **facts}))
-    else:
-        typer.echo(f"{got.name} is in {got.path}")
+        got = hub.pull(wanted, variant=kind, classes=_pipelines(), notify=notify, progress=progress)
+    _say_pulled(str(got.name), got.name.commit, got.fetched, got.path, as_json)
 
 
 def verify(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A short name, org/name[@revision], or a folder.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A short name, org/name (@revision) or a folder.")],
     repair: Annotated[bool, typer.Option("--repair", help="Get what is damaged or missing again.")] = False,
     as_json: _JSON = False,
 ) -> None:
-    """Compare every file with the hash that it was published with; needs no network."""
+    """Compare every file with the hash that the Hub gave for it when it was fetched; needs no network.
+
+    Of files that are not from the Hub no hash is known; of those the headers of the weights are read.
+    """
     from frolic.cli.downloads import shown
     from frolic.io import verify as checks
     from frolic.io.cache import size_text
 
     folder, wanted = _folder(name)
+    if repair and wanted is None:
+        raise RequestError(f"{name} is not a name on the Hub, so nothing can be fetched; leave out --repair.")
     with shown(quiet=as_json) as (notify, progress):
         found = checks.verify(folder, progress)
         if found.problems and repair and wanted is not None:
             from frolic.io import hub
             from frolic.io.hub_names import HubName
 
-            checks.forget(folder, found.damaged)
             # That commit, and not what the name stands for by now.
-            hub.pull(HubName(wanted.repo, folder.name), variant=_variant_in(folder), notify=notify, progress=progress)
+            hub.repair(HubName(wanted.repo, folder.name), found, notify=notify, progress=progress)
             found = checks.verify(folder, progress)
     if as_json:
-        facts = {"path": str(folder), **{key: value for key, value in asdict(found).items() if key != "damaged"}}
+        told = {key: value for key, value in asdict(found).items() if key not in ("damaged", "missing")}
+        facts = {"path": str(folder), **told}
         typer.echo(json.dumps(facts))
         raise typer.Exit(CheckpointError.exit_code if found.problems else 0)
     if found.problems:
         again = f"`frolic models verify --repair {name}` gets it again" if wanted else "get its files again"
-        raise CheckpointError(f"{name} is not as it was published ({'; '.join(found.problems)}); {again}.")
+        state = "not as it was published" if len(found.problems) > len(found.missing) else "here only in part"
+        raise CheckpointError(f"{name} is {state} ({'; '.join(found.problems)}); {again}.")
     said = f"{name}: {found.files} files, {size_text(found.size)}, "
     if len(found.unchecked) == found.files:
         typer.echo(f"{said}whole as far as can be told: they are not from the Hub, so no hash of theirs is known.")
     elif found.unchecked:
-        typer.echo(f"{said}as they were published, but for {len(found.unchecked)} whose hash is not known.")
+        typer.echo(f"{said}as they were published, but {len(found.unchecked)} are unchecked: their hash is not known.")
     else:
         typer.echo(f"{said}as they were published.")
 
@@ -175,6 +182,13 @@ def remove(
         typer.echo(f"{wanted} is deleted; {cache.size_text(freed)} are free again.")
 
 
+def _say_pulled(name: str, commit: str, fetched: int, path: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"event": "done", "name": name, "commit": commit, "fetched": fetched, "path": str(path)}))
+    else:
+        typer.echo(f"{name} is in {path}")
+
+
 def _published() -> tuple[Published, ...]:
     from frolic.models.registry import families
 
@@ -195,12 +209,12 @@ def _shipped() -> dict[str, Path]:
 
 def _named(name: str) -> tuple[HubName, str]:
     """The repository that ``name`` stands for and its preferred variant."""
-    from frolic.io.hub_names import named
+    from frolic.io.hub_names import is_there, named
 
     published = _published()
     found = named(name, published)
     if found is None:
-        if Path(name).exists() or name in _shipped():
+        if is_there(name) or name in _shipped():
             raise RequestError(f"{name} is not from the Hub; this command is for names such as org/name.")
         known = [entry.name for entry in published]
         hint = nearest(name, known) or "; give org/name, or a name that `frolic models list` shows."
@@ -211,24 +225,17 @@ def _named(name: str) -> tuple[HubName, str]:
 def _folder(name: str) -> tuple[Path, HubName | None]:
     """Where ``name`` lies on this machine, and its name on the Hub if it is from there."""
     from frolic.io import cache
+    from frolic.io.hub_names import is_there
 
     if name in (shipped := _shipped()):
         return shipped[name], None
-    if Path(name).expanduser().is_dir():
+    if is_there(name) and Path(name).expanduser().is_dir():
         return Path(name).expanduser(), None
     wanted, _ = _named(name)
     snapshot = cache.snapshot(wanted)
     if snapshot is None:
         raise ModelNotFoundError(f"{wanted} is not on this machine; `frolic models pull {name}` gets it.")
     return snapshot.path, wanted
-
-
-def _variant_in(folder: Path) -> str:
-    """The one variant that ``folder`` was fetched in, by the names of its files."""
-    from frolic.io.hub_files import variants
-
-    found = variants(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
-    return next(iter(found)) if len(found) == 1 else ""
 
 
 def _local(path: Path) -> dict[str, Any]:
@@ -269,9 +276,11 @@ def _show_offer(offer: Any, as_json: bool) -> None:
 def _facts(name: str) -> dict[str, Any]:
     """Everything about ``name`` that is known without the network."""
     from frolic.io.cache import files_in, origin, size_of
+    from frolic.io.hub_names import is_there
 
     shipped = name in _shipped()
-    wanted = None if shipped or Path(name).expanduser().is_dir() else _named(name)[0]
+    local = shipped or (is_there(name) and Path(name).expanduser().is_dir())
+    wanted = None if local else _named(name)[0]
     entry = next((entry for entry in _published() if wanted is not None and entry.repo == wanted.repo), None)
     facts: dict[str, Any] = {"name": entry.name if entry else name, "repo": wanted.repo if wanted else ""}
     try:

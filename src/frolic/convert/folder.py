@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from frolic.convert.job import Job
-from frolic.errors import FileError
+from frolic.errors import CheckpointError, FileError
 from frolic.io.files import check_writable, read_json_object, write_error, write_json
 from frolic.io.folder import INDEX, OWN, ModelFolder
-from frolic.io.safetensors import read_headers
+from frolic.io.problems import Problems
+from frolic.io.safetensors import VARIANTS, read_headers
+from frolic.models.layouts import parts_of
+from frolic.models.registry import families
+from frolic.spec import FamilySpec
 
 CONFIG, STEM = "config.json", "diffusion_pytorch_model"
+_VARIANT = "|".join(filter(None, VARIANTS))
+_WEIGHTS = re.compile(
+    rf"(?:{STEM}|model)(\.(?:{_VARIANT}))?(-\d{{5}}-of-\d{{5}}(\.(?:{_VARIANT}))?)?\.safetensors"
+    rf"(\.index(\.(?:{_VARIANT}))?\.json|\.(?:{_VARIANT})\.index\.json)?"
+)
+_OTHERS = {
+    "scheduler": re.compile(r"(scheduler_)?config\.json"),
+    "tokenizer": re.compile(
+        r"tokenizer(_config)?\.json|(tokenizer|spiece)\.model|special_tokens_map\.json|added_tokens\.json|vocab\.json"
+        r"|merges\.txt|chat_template\.jinja"
+    ),
+}
 
 
 @contextmanager
@@ -39,7 +57,8 @@ def check_folder(target: Path, *, whole: bool, force: bool) -> None:
 
     Raises:
         FileError: something is there and ``force`` is not set, or it is nothing that a folder of this kind, a ``whole``
-            pipeline or one part, may replace; or its parent is missing or closed to us.
+            pipeline or one part, may replace, because it is not one itself or holds more than one does, all of which
+            is listed; or its parent is missing or closed to us.
     """
     if not target.is_dir():
         check_writable(target)
@@ -53,7 +72,75 @@ def check_folder(target: Path, *, whole: bool, force: bool) -> None:
         if not (target / there).is_file() or (target / INDEX).is_file() != whole:
             kind = "a model's folder" if whole else "a part's folder"
             raise FileError(f"{target} is not {kind} (it has no {there} or more beside it); choose another name.")
+        problems = Problems(f"{target} holds more than a model and is not replaced; choose another name")
+        for name in _foreign(target, whole):
+            problems.add("not a model's", name)
+        problems.raise_any(FileError)
     check_writable(target / "model")
+
+
+def _foreign(target: Path, whole: bool) -> Iterator[str]:
+    """Whatever in ``target`` no pipeline, or no part, of ours would hold."""
+    if not whole:
+        specs = [spec for family in families().values() for spec in parts_of(family).values()]
+        yield from _foreign_in_part(target, {name for spec in specs for name in spec.class_names}, "")
+        return
+    family = _family(target / INDEX)
+    if family is None:
+        yield INDEX
+        return
+    parts = parts_of(family)
+    for entry in sorted(target.iterdir()):
+        if entry.is_file() and entry.name in (INDEX, OWN):
+            continue
+        if not entry.is_dir() or entry.name not in (*parts, *_OTHERS):
+            yield entry.name
+        elif entry.name in parts:
+            yield from _foreign_in_part(entry, set(parts[entry.name].class_names), f"{entry.name}/")
+        else:
+            for file in sorted(entry.iterdir()):
+                if not (file.is_file() and _OTHERS[entry.name].fullmatch(file.name)):
+                    yield f"{entry.name}/{file.name}"
+
+
+def _foreign_in_part(folder: Path, classes: Set[str], where: str) -> Iterator[str]:
+    for entry in sorted(folder.iterdir()):
+        if entry.name == CONFIG and entry.is_file():
+            if class_of(_settings(entry)) not in classes:
+                yield f"{where}{CONFIG}"
+        elif not (entry.is_file() and _WEIGHTS.fullmatch(entry.name)):
+            yield f"{where}{entry.name}"
+
+
+def _family(index: Path) -> FamilySpec | None:
+    said = class_of(_settings(index))
+    return next((family for family in families().values() if said in family.pipeline_classes), None)
+
+
+def _settings(file: Path) -> Mapping[str, Any]:
+    try:
+        return read_json_object(file)
+    except CheckpointError:
+        return {}
+
+
+def class_of(raw: Mapping[str, Any]) -> str:
+    """The class that a settings file names, or nothing."""
+    architectures = raw.get("architectures")
+    said = raw.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else "")
+    return said if isinstance(said, str) else ""
+
+
+def check_apart(target: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a destination that one of the ``inputs`` is, or lies in: it would be gone when it is replaced.
+
+    Raises:
+        FileError: in that case.
+    """
+    place = target.resolve()
+    for path in inputs:
+        if path.resolve().is_relative_to(place):
+            raise FileError(f"{target} would replace {path}, which is read for it; choose another name.")
 
 
 def publish(made: Path, target: Path) -> None:

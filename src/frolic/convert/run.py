@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from frolic.convert.folder import CONFIG, check_folder, copy_rest, publish, workspace, write_part
+from frolic.convert.folder import (
+    CONFIG,
+    check_apart,
+    check_folder,
+    class_of,
+    copy_rest,
+    publish,
+    workspace,
+    write_part,
+)
 from frolic.convert.job import Job
 from frolic.errors import CheckpointError, ModelNotFoundError, RequestError, nearest
 from frolic.io.files import check_writable, read_json_object
@@ -18,10 +28,13 @@ from frolic.io.problems import Problems
 from frolic.io.safetensors import PICKLES, VARIANTS, Entry, find_weights, read_headers
 from frolic.models.layouts import COMFY, DIFFUSERS, ORIGINAL, Located, locate, maps_of, parts_of
 from frolic.models.registry import families
-from frolic.plan import DTYPES, find_model, make_plan
+from frolic.plan import DTYPES, Watch, find_model, make_plan
+from frolic.spec import ComponentSpec
 
 TARGETS = (DIFFUSERS, ORIGINAL, "comfy")
 SHARD_BYTES = 5 * 10**9
+# What a file's name ends in, and a folder's never.
+_FILES = PICKLES | {".safetensors", ".json", ".gguf", ".sft"}
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -49,6 +62,7 @@ def convert(
     dtype: str | None = None,
     shard_bytes: int | None = None,
     force: bool = False,
+    watch: Watch | None = None,
 ) -> Converted:
     """Write the model at ``source`` to ``target`` in the naming ``to``.
 
@@ -57,27 +71,31 @@ def convert(
     ``comfy`` are one file; ``diffusers`` is a part's folder, in shards of at most ``shard_bytes``, or a whole
     pipeline's folder where ``base``, a model in diffusers' layout, gives the other parts (a pipeline's folder is its
     own base). ``base`` also answers what a single file does not say. ``dtype`` (``float32``, ``bfloat16``,
-    ``float16``) is for floating-point numbers; None keeps them.
+    ``float16``) is for floating-point numbers; None keeps them. What is named and not here is fetched, only the
+    transformer where that is enough; ``watch`` hears of it.
 
     Raises:
-        RequestError: the target, the dtype or their combination does not exist.
+        RequestError: the target, the dtype or their combination does not exist, or ``target`` is no name for it.
         ModelNotFoundError, UnsafeFileError, CheckpointError: the source cannot be used; all its missing, unexpected and
             misshapen tensors are listed at once.
-        FileError, ResourceError: the target cannot be written, or is there already and ``force`` is not set.
+        FileError, ResourceError: the target cannot be written, or is there already and ``force`` is not set; also with
+            ``force`` where it holds more than a model, or what is read.
     """
     target = Path(target).expanduser()
     wanted = _wanted(to, dtype, shard_bytes)
-    path = Path(source).expanduser()
-    path = path if path.exists() else find_model(source)
+    _check_name(target, to)
+    path = _find(source, watch, whole=to == DIFFUSERS and base is None)
     if base is None and to == DIFFUSERS and (path / INDEX).is_file():
         base = path
-    origin = None if base is None else open_folder(find_model(base), families())
+    origin = None if base is None else open_folder(find_model(base, watch), families())
+    check_apart(target, [path] if origin is None else [path, origin.path])
     if to == DIFFUSERS:
         check_folder(target, whole=origin is not None, force=force)
     else:
         check_writable(target, force=force)
     with workspace(target) as work:
         found = _open(path, origin, work)
+        check_apart(target, {entry.file for entry in found.entries.values()})
         if to == DIFFUSERS and origin is not None and found.part not in origin.components:
             raise RequestError(f"{base} has no {found.part} to be replaced; leave out --base.")
         names = maps_of(found.spec, found.config)
@@ -94,6 +112,8 @@ def convert(
             if origin is not None:
                 copy_rest(origin, made, found.part)
                 _check_whole(made, origin, found)
+            # Again, because the work may have taken long.
+            check_folder(target, whole=origin is not None, force=force)
             publish(made, target)
         else:
             job.write({target: list(job.makers)}, force=force)
@@ -116,6 +136,36 @@ def _wanted(to: str, dtype: str | None, shard_bytes: int | None) -> torch.dtype 
     return DTYPES[name]
 
 
+def _check_name(target: Path, to: str) -> None:
+    suffix = target.suffix.lower()
+    if target.name in ("", ".."):
+        raise RequestError(f"{target} is no name for what is to be written; give one that ends in a name of your own.")
+    if to == DIFFUSERS and suffix in _FILES:
+        raise RequestError(
+            f"{target.name} is a file's name, but the diffusers layout is a folder; leave out {suffix}, or give --to "
+            "original or --to comfy."
+        )
+    if to != DIFFUSERS and suffix != ".safetensors":
+        raise RequestError(f"{target.name} must end in .safetensors, because that is what the {to} layout is.")
+
+
+def _find(source: str | Path, watch: Watch | None, *, whole: bool) -> Path:
+    """Where ``source`` lies, the ``whole`` of it or at least its transformer."""
+    path = Path(source).expanduser()
+    try:
+        if path.exists():
+            return path
+    except (OSError, ValueError):
+        pass
+    if not whole:
+        try:
+            return find_model(source, watch, ("transformer",))
+        except ModelNotFoundError:
+            # A repository may be one part, without a folder for it.
+            pass
+    return find_model(source, watch)
+
+
 def _prefix(part: str) -> str:
     if part not in COMFY:
         raise RequestError(f"ComfyUI has no naming of its own for a {part}; use --to original.")
@@ -127,16 +177,31 @@ def _open(path: Path, origin: ModelFolder | None, work: Path) -> Located[Entry]:
     if path.is_dir():
         return _component(path / "transformer" if (path / INDEX).is_file() else path)
     known = {name: part.config for name, part in origin.components.items()} if origin else {}
+    said = ""
     if path.suffix.lower() in PICKLES:
-        unpickle(path, work / "unpickled.safetensors")
+        said = unpickle(path, work / "unpickled.safetensors")
         entries = read_headers(work / "unpickled.safetensors")
     else:
         entries = read_headers(path)
-    beside = path.parent / CONFIG
-    if beside.is_file():
-        part, config = _configured(beside)
-        known[part] = config
-    return locate(entries, families(), str(path), known)
+    beside, ignored = _beside(path.parent / CONFIG)
+    found = locate(entries, families(), str(path), known, beside)
+    if beside and found.part not in beside:
+        ignored = f"{path.parent / CONFIG} is for a {next(iter(beside))} and was ignored."
+    return replace(found, assumed=tuple(filter(None, (said, ignored, *found.assumed))))
+
+
+def _beside(file: Path) -> tuple[Mapping[str, Any], str]:
+    """The config that lies beside a single file, by its part, or a note that it belongs to something else."""
+    if not file.is_file():
+        return {}, ""
+    try:
+        raw = read_json_object(file)
+    except CheckpointError:
+        raw = {}
+    if class_of(raw) not in _classes():
+        return {}, f"{file} does not describe a part that frolic knows and was ignored."
+    part, config = _configured(file)
+    return {part: config}, ""
 
 
 def _component(folder: Path) -> Located[Entry]:
@@ -158,14 +223,21 @@ def _component(folder: Path) -> Located[Entry]:
 def _configured(file: Path) -> tuple[str, Any]:
     """Which part a ``config.json`` is for, and what it says."""
     raw = read_json_object(file)
-    said = raw.get("_class_name") or next(iter(raw.get("architectures") or []), None)
-    known: list[str] = []
-    for family in families().values():
-        for part, spec in parts_of(family).items():
-            if said in spec.class_names:
-                return part, spec.configure(raw)
-            known += spec.class_names
-    raise CheckpointError(f"{file} is for a {said!r}, which frolic does not know; supported: {', '.join(known)}.")
+    said, known = class_of(raw), _classes()
+    if said not in known:
+        what = f"is for a {said!r}, which frolic does not know" if said else "names no class"
+        raise CheckpointError(f"{file} {what}; supported: {', '.join(known)}.")
+    part, spec = known[said]
+    try:
+        return part, spec.configure(raw)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"{file} has a value of the wrong kind ({error}); get the file again.") from error
+
+
+def _classes() -> dict[str, tuple[str, ComponentSpec]]:
+    """Every part that a ``config.json`` may be for, by the class it names."""
+    parts = [item for family in families().values() for item in parts_of(family).items()]
+    return {name: (part, spec) for part, spec in parts for name in spec.class_names}
 
 
 def _check_whole(made: Path, origin: ModelFolder, found: Located[Entry]) -> None:

@@ -135,7 +135,12 @@ class PictureFolder:
 
 def _caption(path: Path, problems: Problems) -> str | None:
     try:
-        text = path.read_bytes()[:_MAX_CAPTION].decode("utf-8-sig").strip()
+        with path.open("rb") as file:
+            data = file.read(_MAX_CAPTION + 1)
+        if len(data) > _MAX_CAPTION:
+            problems.add(f"captions of more than {_MAX_CAPTION:,} bytes", path.name)
+            return None
+        text = data.decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError):
         problems.add("captions that are not UTF-8 text", path.name)
         return None

@@ -20,7 +20,7 @@ from frolic.io.files import reason
 from frolic.io.hub_files import INDEX, absent
 from frolic.io.hub_names import HubName, cache_folder
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,16 @@ class CachedRepo:
     snapshots: tuple[Snapshot, ...]
 
 
-def snapshot(name: HubName, components: Iterable[str] | None = None) -> Snapshot | None:
+def snapshot(name: HubName, components: Iterable[str] | None = None, variant: str | None = None) -> Snapshot | None:
     """What the cache has of ``name``, whole or not: ``missing`` says what a pipeline lacks, or these ``components``."""
     commit = _commit(name)
-    return _snapshot(name.folder(), commit, components) if commit else None
+    return _snapshot(name.folder(), commit, components, variant) if commit else None
 
 
-def cached(name: HubName, components: Iterable[str] | None = None) -> Snapshot | None:
-    """What the cache has of ``name``, if it is all that a pipeline needs, or these ``components`` of one."""
-    found = snapshot(name, components)
+def cached(name: HubName, components: Iterable[str] | None = None, variant: str | None = None) -> Snapshot | None:
+    """What the cache has of ``name``, if it is all that a pipeline needs, or these ``components`` of one, with the
+    weights in ``variant``, by default in any."""
+    found = snapshot(name, components, variant)
     return found if found is not None and not found.missing else None
 
 
@@ -133,11 +134,11 @@ def size_text(size: float) -> str:
 def _commit(name: HubName) -> str:
     """The commit that the cache knows for ``name``: itself, what a ref holds, or the one that starts so."""
     folder = name.folder()
-    if _COMMIT.fullmatch(name.ref):
+    if COMMIT.fullmatch(name.ref):
         return name.ref
     try:
         commit = (folder / "refs" / name.ref).read_text("ascii").strip()
-        return commit if _COMMIT.fullmatch(commit) else ""
+        return commit if COMMIT.fullmatch(commit) else ""
     except (OSError, ValueError):
         pass
     if not re.fullmatch(r"[0-9a-f]{7,39}", name.ref):
@@ -146,15 +147,19 @@ def _commit(name: HubName) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _snapshot(folder: Path, commit: str, components: Iterable[str] | None = None) -> Snapshot | None:
+def _snapshot(
+    folder: Path, commit: str, components: Iterable[str] | None = None, variant: str | None = None
+) -> Snapshot | None:
     path = folder / "snapshots" / commit
     if not path.is_dir():
         return None
-    pipeline, missing = missing_from(path, components)
+    pipeline, missing = missing_from(path, components, variant)
     return Snapshot(commit, _refs(folder, commit), path, pipeline, tuple(missing))
 
 
-def missing_from(path: Path, components: Iterable[str] | None = None) -> tuple[str, list[str]]:
+def missing_from(
+    path: Path, components: Iterable[str] | None = None, variant: str | None = None
+) -> tuple[str, list[str]]:
     """The class that ``model_index.json`` names, and what a pipeline needs and is not there."""
     try:
         index = json.loads((path / INDEX).read_bytes())
@@ -166,7 +171,7 @@ def missing_from(path: Path, components: Iterable[str] | None = None) -> tuple[s
         return "", [INDEX]
     there = [file.relative_to(path).as_posix() for file in files_in(path) if file.exists()]
     chosen = None if components is None else tuple(components)
-    return str(index.get("_class_name", "")), absent(there, index, chosen)
+    return str(index.get("_class_name", "")), absent(there, index, chosen, variant)
 
 
 def _refs(folder: Path, commit: str) -> tuple[str, ...]:

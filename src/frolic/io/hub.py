@@ -7,22 +7,31 @@ every file is checked against the hash that the Hub lists before it gets its nam
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from frolic.errors import ModelNotFoundError, NetworkError, ResourceError
-from frolic.io.cache import cached, missing_from, size_text
-from frolic.io.files import write_bytes, write_error
-from frolic.io.hub_errors import explained, unreachable
-from frolic.io.hub_files import select, variants
-from frolic.io.hub_names import HubName, cache_folder, endpoint, named
-from frolic.io.transfer import Transfer, fetch, is_here, partial_of
+from frolic.errors import (
+    CheckpointError,
+    FileError,
+    FrolicError,
+    ModelNotFoundError,
+    NetworkError,
+    ResourceError,
+    UnsafeFileError,
+    nearest,
+)
+from frolic.io.cache import COMMIT, cached, files_in, missing_from, size_text
+from frolic.io.files import read_json_object, write_bytes, write_error
+from frolic.io.hub_errors import explained, foreign, unreachable
+from frolic.io.hub_files import INDEX, absent, same_kind, select, variants
+from frolic.io.hub_names import HubName, cache_folder, endpoint, named, offline
+from frolic.io.transfer import Transfer, fetch, is_here, partial_size
+from frolic.io.verify import Check
 
 if TYPE_CHECKING:
     from frolic.spec import Published
@@ -31,7 +40,6 @@ Notify = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
 """Gets bytes done, bytes in all, and the file they belong to."""
 
-_OFFLINE = ("FROLIC_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _SPARE = 64 * 1000**2
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _ASK_SECONDS = 20.0
@@ -39,20 +47,24 @@ _ASK_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on the Hub: ``size`` in bytes, ``hash`` SHA-256 or git's, ``here`` the bytes that are cached already."""
+    """A file on the Hub: ``size`` in bytes, ``hash`` SHA-256 or git's, ``here`` the bytes that are cached already.
+    ``anew``: what is cached is damaged and does not count."""
 
     path: str
     size: int
     hash: str
     here: int
+    anew: bool = False
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What the Hub has of a model and frolic would fetch. ``variants`` are those that its weights come in."""
+    """What the Hub has of a model and frolic would fetch: ``files``, of all the ``paths`` that it lists. ``variants``
+    are those that its weights come in."""
 
     name: HubName
     files: tuple[RemoteFile, ...]
+    paths: frozenset[str]
     variants: frozenset[str]
     license: str
     gated: bool
@@ -77,16 +89,13 @@ class Pulled:
     fetched: int
 
 
-def offline() -> bool:
-    """Whether the network must not be used: ``FROLIC_OFFLINE``, ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``."""
-    return any(os.environ.get(key, "").upper() in ("1", "ON", "YES", "TRUE") for key in _OFFLINE)
-
-
 def resolve(
     model: str,
     published: Iterable[Published] = (),
     *,
     components: Collection[str] | None = None,
+    variant: str | None = None,
+    classes: Collection[str] | None = None,
     notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Path | None:
@@ -94,18 +103,22 @@ def resolve(
 
     What is cached is used, with no socket opened. What is not is fetched, after ``notify`` (by default a line on
     stderr) was told how much that is. ``components`` are the folders that are needed, by default a whole pipeline.
+    ``variant`` of the weights (``""`` is the plain one) is what has to be there, by default any, and what is published
+    as the best one is fetched. ``classes``: as for ``pull``.
 
     Raises:
-        ModelNotFoundError, AccessError, NetworkError, ResourceError, FileError: as ``pull``.
+        As ``pull``.
     """
     found = named(model, published)
     if found is None:
         return None
-    name, variant = found
-    here = cached(name, components)
+    name, preferred = found
+    here = cached(name, components, variant)
     if here is not None:
         return here.path
-    return pull(name, variant=variant, components=components, notify=notify or _to_stderr, progress=progress).path
+    kind = preferred if variant is None else variant
+    told = notify or _to_stderr
+    return pull(name, variant=kind, components=components, classes=classes, notify=told, progress=progress).path
 
 
 def offer(name: HubName, *, variant: str = "", components: Collection[str] | None = None) -> Offer:
@@ -114,24 +127,48 @@ def offer(name: HubName, *, variant: str = "", components: Collection[str] | Non
     Raises:
         ModelNotFoundError: there is no such repository, revision or component, or it has no ``.safetensors``.
         AccessError: its owner gives it only after a login or accepted terms.
-        NetworkError: offline, or the Hub cannot be reached.
+        NetworkError: offline, or the Hub cannot be reached, or its answer makes no sense.
+        UnsafeFileError: it lists files that would lie outside the model's folder.
     """
-    if offline():
-        raise NetworkError(unreachable(name, f"this session is offline ({', '.join(_set_offline())} is set)"))
+    name, info, listed = _ask(name)
+    chosen = select(listed, variant, components)
+    _check_choice(name, listed, chosen, components)
+    return _offer(name, info, listed, chosen)
+
+
+def _ask(name: HubName) -> tuple[HubName, Any, Mapping[str, Any]]:
+    """``name`` with its commit, what the Hub says of it, and its files by their paths."""
+    if variables := offline():
+        are = "are" if len(variables) > 1 else "is"
+        raise NetworkError(unreachable(name, f"this session is offline ({' and '.join(variables)} {are} set)"))
     from huggingface_hub import HfApi
 
     try:
         api = HfApi(endpoint=endpoint(), library_name="frolic")
         info = api.model_info(name.repo, revision=name.ref, files_metadata=True, timeout=_ASK_SECONDS)
     except Exception as error:
+        if not foreign(error):
+            raise
         raise explained(error, name) from error
-    listed = {entry.rfilename: entry for entry in info.siblings or () if _plain(entry.rfilename)}
-    chosen = select(listed, variant, components)
-    _check_choice(name, listed, chosen, components)
-    name = replace(name, commit=str(info.sha))
+    if not COMMIT.fullmatch(str(info.sha)):
+        raise NetworkError(f"The Hub gives no commit for {name} but {str(info.sha)[:80]!r}; try again later.")
+    listed = {entry.rfilename: entry for entry in info.siblings or ()}
+    outside = sorted(path for path in listed if _leaves(path))
+    if outside:
+        raise UnsafeFileError(
+            f"{name} lists files that would lie outside its folder ({', '.join(map(repr, outside[:3]))}), so nothing "
+            "of it is fetched; choose another model."
+        )
+    return replace(name, commit=str(info.sha)), info, listed
+
+
+def _offer(
+    name: HubName, info: Any, listed: Mapping[str, Any], chosen: Iterable[str], damaged: Collection[str] = ()
+) -> Offer:
     return Offer(
         name=name,
-        files=tuple(_remote(name, listed[path]) for path in chosen),
+        files=tuple(_remote(name, listed[path], path in damaged) for path in chosen),
+        paths=frozenset(listed),
         variants=variants(listed),
         license=str(getattr(info.card_data, "license", None) or ""),
         gated=bool(info.gated),
@@ -143,39 +180,82 @@ def pull(
     *,
     variant: str = "",
     components: Collection[str] | None = None,
+    classes: Collection[str] | None = None,
     notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Pulled:
     """Bring ``name`` into the cache, whole and checked; run again, it goes on where it was cut off.
 
     ``variant`` (``fp16``, ``bf16``) of the weights is preferred, else the plain ones are fetched. ``components`` are
-    the folders to fetch, by default all. ``notify`` is told the size before anything is fetched.
+    the folders to fetch, by default all, and of no meaning where the repository is one part itself. A whole pipeline
+    has to be one of ``classes``, where they are given. That and its being complete is told from its
+    ``model_index.json``, before ``notify`` is told the size and the rest is fetched.
 
     Raises:
-        ModelNotFoundError, AccessError, NetworkError: as ``offer``; NetworkError also when the connection breaks or
-            stalls again and again, or a file arrives damaged twice.
+        ModelNotFoundError, AccessError, NetworkError, UnsafeFileError: as ``offer``; ModelNotFoundError also when a
+            part is lacking on the Hub, NetworkError when the connection breaks or stalls again and again, or a file
+            arrives damaged twice.
+        CheckpointError: it is a pipeline of another class.
         ResourceError: the disk has no room for it.
         FileError: the cache cannot be written.
     """
     chosen = offer(name, variant=variant, components=components)
+    folder = name.folder()
+    ref = folder / "refs" / name.ref
+    _check_ref(name, ref)
+    check_space(chosen)
+    snapshot = folder / "snapshots" / chosen.name.commit
+    transfer = Transfer(chosen.name, chosen.size)
+    index = [file for file in chosen.files if file.path == INDEX]
+    _fetch_all(transfer, folder, snapshot, index)
+    if index:
+        _check_index(chosen, read_json_object(snapshot / INDEX), components, classes)
     if notify is not None:
         notify(_summary(chosen, variant))
-    check_space(chosen)
-    folder = name.folder()
-    snapshot = folder / "snapshots" / chosen.name.commit
-    transfer = Transfer(chosen.name, chosen.size, progress)
-    try:
-        for file in chosen.files:
-            fetch(transfer, folder, snapshot, file.path, file.size, file.hash)
-    except OSError as error:
-        raise write_error(error, folder) from error
-    _refuse_gaps(chosen.name, snapshot, components)
-    if name.ref != chosen.name.commit:
-        # Last, so that a name never stands for a snapshot that is not whole.
-        ref = folder / "refs" / name.ref
+    transfer.progress = progress
+    _fetch_all(transfer, folder, snapshot, [file for file in chosen.files if file.path != INDEX])
+    _refuse(chosen.name, missing_from(snapshot, components)[1])
+    # Last, so that a name never stands for what is still to come; and a part never takes it from a whole model.
+    whole = not missing_from(snapshot)[1]
+    if name.ref != chosen.name.commit and (whole or cached(name) is None):
         ref.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(ref, chosen.name.commit.encode(), force=True)
     return Pulled(chosen.name, snapshot, transfer.fetched)
+
+
+def repair(name: HubName, found: Check, *, notify: Notify | None = None, progress: Progress | None = None) -> Pulled:
+    """Fetch what ``frolic.io.verify`` found damaged or missing in the cached snapshot ``name``, whose revision is its
+    commit. All else stays, and so does a damaged file until the Hub has given a whole one.
+
+    Raises:
+        As ``pull``.
+    """
+    name, info, listed = _ask(name)
+    folder = name.folder()
+    snapshot = folder / "snapshots" / name.commit
+    here = [file.relative_to(snapshot).as_posix() for file in files_in(snapshot)]
+    damaged = {file.relative_to(snapshot).as_posix() for file in found.damaged}
+    wanted = {*damaged, *found.missing}
+    for part in (path.removesuffix("*.safetensors") for path in found.missing if path.endswith("*.safetensors")):
+        there, kept = ([path for path in paths if path.rpartition("/")[0] == part[:-1]] for paths in (listed, here))
+        wanted.update(same_kind(there, kept))
+    chosen = _offer(name, info, listed, sorted(wanted.intersection(listed)), damaged)
+    check_space(chosen)
+    if notify is not None:
+        notify(_summary(chosen, ""))
+    transfer = Transfer(name, chosen.size, progress)
+    _fetch_all(transfer, folder, snapshot, chosen.files)
+    return Pulled(name, snapshot, transfer.fetched)
+
+
+def _fetch_all(transfer: Transfer, folder: Path, snapshot: Path, files: Iterable[RemoteFile]) -> None:
+    try:
+        for file in files:
+            fetch(transfer, folder, snapshot, file.path, file.size, file.hash, anew=file.anew)
+    except FrolicError:
+        raise
+    except OSError as error:
+        raise write_error(error, folder) from error
 
 
 def check_space(chosen: Offer) -> None:
@@ -195,10 +275,6 @@ def check_space(chosen: Offer) -> None:
         )
 
 
-def _set_offline() -> list[str]:
-    return [key for key in _OFFLINE if os.environ.get(key)]
-
-
 def _to_stderr(text: str) -> None:
     sys.stderr.write(text + "\n")
 
@@ -213,30 +289,43 @@ def _summary(chosen: Offer, variant: str) -> str:
     return f"{what}, {left}{size_text(chosen.to_fetch)} to download into {cache_folder()}."
 
 
-def _plain(path: str) -> bool:
-    """Whether a path that the Hub lists is one that stays in the folder it is put in."""
-    parts = path.split("/")
-    return all(part not in ("", ".", "..") and "\\" not in part and ":" not in part for part in parts)
+def _leaves(path: str) -> bool:
+    """Whether a path that the Hub lists could, on any system, lead out of the folder it is put in."""
+    return bool(PureWindowsPath(path).anchor) or any(part in ("", ".", "..") for part in re.split(r"[/\\\0]", path))
 
 
-def _remote(name: HubName, entry: Any) -> RemoteFile:
-    size = int(entry.lfs.size if entry.lfs else entry.size)
+def _remote(name: HubName, entry: Any, anew: bool) -> RemoteFile:
+    size = entry.lfs.size if entry.lfs else entry.size
     digest = str(entry.lfs.sha256 if entry.lfs else entry.blob_id)
-    if not _HASH.fullmatch(digest):
-        raise NetworkError(f"The Hub lists {entry.rfilename} without a hash, so it cannot be checked; try again later.")
+    if not isinstance(size, int) or not _HASH.fullmatch(digest):
+        raise NetworkError(
+            f"The Hub lists {entry.rfilename} without a size and a hash, so it cannot be checked; try again later."
+        )
     blob, target = name.folder() / "blobs" / digest, name.folder() / "snapshots" / name.commit / entry.rfilename
-    partial = partial_of(blob)
-    here = min(size, partial.stat().st_size) if partial.is_file() else 0
-    return RemoteFile(entry.rfilename, size, digest, size if is_here(blob, target, size) else here)
+    whole = not anew and is_here(blob, target, size)
+    return RemoteFile(entry.rfilename, size, digest, size if whole else min(size, partial_size(blob)), anew)
+
+
+def _check_ref(name: HubName, ref: Path) -> None:
+    """Refuse a revision ``a/b`` where the cache has ``a``, and the reverse: it keeps them as files and folders."""
+    above = [place for place in ref.parents if place.is_relative_to(name.folder() / "refs") and place.is_file()]
+    if above or ref.is_dir():
+        raise FileError(
+            f"The cache in {name.folder()} has a revision whose name begins like {name.ref!r}, and it cannot keep "
+            f"both; delete that one with `frolic models rm`, or give the commit: {name.repo}@COMMIT."
+        )
 
 
 def _check_choice(
     name: HubName, listed: Collection[str], chosen: Collection[str], components: Collection[str] | None
 ) -> None:
     folders = {path.partition("/")[0] for path in listed if "/" in path}
+    if INDEX not in listed:
+        components = None  # It is one part, at its root.
     unknown = sorted(set(components or ()) - folders)
     if unknown:
-        raise ModelNotFoundError(f"{name} has no component {', '.join(unknown)}; it has {', '.join(sorted(folders))}.")
+        has = ", ".join(sorted(folders)) or "none"
+        raise ModelNotFoundError(f"{name} has no component {', '.join(unknown)}; it has {has}.")
     if components is None and not any(path.endswith(".safetensors") for path in chosen):
         raise ModelNotFoundError(
             f"{name} holds no weights as .safetensors in diffusers' layout, and pickles are never fetched; "
@@ -244,8 +333,17 @@ def _check_choice(
         )
 
 
-def _refuse_gaps(name: HubName, snapshot: Path, components: Collection[str] | None) -> None:
-    missing = missing_from(snapshot, components)[1]
+def _check_index(
+    chosen: Offer, index: Mapping[str, Any], components: Collection[str] | None, classes: Collection[str] | None
+) -> None:
+    kind = index.get("_class_name")
+    if components is None and classes is not None and kind not in classes:
+        hint = nearest(str(kind), classes) or f"; supported: {', '.join(sorted(classes))}."
+        raise CheckpointError(f"{chosen.name} is the pipeline {kind!r}, which frolic does not know{hint}")
+    _refuse(chosen.name, absent(chosen.paths, index, components))
+
+
+def _refuse(name: HubName, missing: Collection[str]) -> None:
     if missing:
         raise ModelNotFoundError(
             f"{name} lacks on the Hub what a pipeline needs ({', '.join(missing)}); choose another model."

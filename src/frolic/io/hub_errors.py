@@ -6,7 +6,10 @@ Told apart by class name, so that neither is imported here, and it does not matt
 from __future__ import annotations
 
 from frolic.errors import AccessError, FrolicError, ModelNotFoundError, NetworkError
+from frolic.io.cache import cached
 from frolic.io.hub_names import HubName, endpoint
+
+_LIBRARIES = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3", "filelock")
 
 
 def explained(error: Exception, name: HubName) -> FrolicError:
@@ -46,8 +49,21 @@ def explained(error: Exception, name: HubName) -> FrolicError:
     return NetworkError(f"{name} cannot be fetched: {type(error).__name__}: {_short(error)}.")
 
 
+def foreign(error: Exception) -> bool:
+    """Whether the libraries or the system raised ``error``, or a Hub made them by what it answered; other errors are
+    our own mistakes, and must not look like the network's."""
+    if isinstance(error, FrolicError | OSError | ValueError | KeyError):
+        return True
+    return any(kind.__module__.startswith(_LIBRARIES) for kind in type(error).__mro__)
+
+
 def unreachable(name: HubName, why: str) -> str:
     """What to do where the network is missing: ``why`` is the reason, without a full stop."""
+    if cached(name) is not None:
+        return (
+            f"{name} is on this machine, and the Hub cannot be asked for more of it: {why}; run the same command again "
+            "where there is a network."
+        )
     return (
         f"{name} is not wholly on this machine and {why}; where there is a network, run `frolic models pull {name}`, "
         "and if that is another machine, copy its cache folder (HF_HUB_CACHE) here."

@@ -90,13 +90,32 @@ def select(paths: Collection[str], variant: str = "", components: Collection[str
     return (*settings, *weights)
 
 
+def same_kind(paths: Collection[str], here: Collection[str], variant: str = "") -> tuple[str, ...]:
+    """The files of one folder of a repository, ``paths``, that complete those that are ``here``: the weights in the
+    variant most of which is, else in ``variant``."""
+    prefix = next(iter(paths), "").rpartition("/")[0]
+    prefix += "/" if prefix else ""
+    names = {path.removeprefix(prefix) for path in paths}
+    sets = weight_sets(names)
+    have = {path.removeprefix(prefix) for path in here}
+    best = max(sets, key=lambda kind: (len(have.intersection(sets[kind])), kind == variant, kind == ""), default="")
+    kept = (*(name for name in _SETTINGS if name in names), *choose(sets, best))
+    return tuple(prefix + name for name in kept)
+
+
 def variants(paths: Iterable[str]) -> frozenset[str]:
     """Every variant that some component comes in."""
     return frozenset(variant for names in by_folder(paths).values() for variant in weight_sets(names))
 
 
-def absent(paths: Collection[str], index: Mapping[str, Any], components: Collection[str] | None = None) -> list[str]:
-    """What is needed and not among ``paths``. ``index`` is the content of ``model_index.json``, empty without one."""
+def absent(
+    paths: Collection[str],
+    index: Mapping[str, Any],
+    components: Collection[str] | None = None,
+    variant: str | None = None,
+) -> list[str]:
+    """What is needed and not among ``paths``. ``index`` is the content of ``model_index.json``, empty without one.
+    The weights have to be there in ``variant``, by default in any."""
     folders = by_folder(paths)
     missing = []
     if not index:
@@ -113,5 +132,7 @@ def absent(paths: Collection[str], index: Mapping[str, Any], components: Collect
             missing += [] if "tokenizer.json" in names else [f"{prefix}tokenizer.json"]
         elif part not in _NOT_READ:
             missing += [] if "config.json" in names else [f"{prefix}config.json"]
-            missing += [] if weight_sets(names) else [f"{prefix}*.safetensors"]
+            sets = weight_sets(names)
+            if not sets or (variant is not None and variant not in sets):
+                missing.append(f"{prefix}*.{variant}.safetensors" if variant else f"{prefix}*.safetensors")
     return missing

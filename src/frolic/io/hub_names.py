@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from frolic.spec import Published
 
 _FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".gguf", ".json", ".png")
+_OFFLINE = ("FROLIC_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _LONGEST_PART, _LONGEST_REVISION = 96, 255
 
 
@@ -64,10 +65,7 @@ def parse(name: str) -> HubName | None:
     Raises:
         ModelNotFoundError: it looks like a name on the Hub, and cannot be one; says why.
     """
-    try:
-        if Path(name).expanduser().exists():
-            return None
-    except (OSError, ValueError, RuntimeError):
+    if is_there(name):
         return None
     text = name.removeprefix("hf://")
     if "://" in text:
@@ -94,10 +92,23 @@ def named(model: str, published: Iterable[Published] = ()) -> tuple[HubName, str
     known = tuple(published)
     word, at, revision = model.partition("@")
     short = next((entry for entry in known if entry.name == word), None)
-    name = parse(short.repo + at + revision if short and not Path(model).exists() else model)
+    name = parse(short.repo + at + revision if short and not is_there(model) else model)
     if name is None:
         return None
     return name, next((entry.variant for entry in known if entry.repo == name.repo), "")
+
+
+def is_there(path: str) -> bool:
+    """Whether ``path`` exists; what cannot be a path, as it is too long or has strange characters, does not."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def offline() -> tuple[str, ...]:
+    """The variables that say that the network must not be used; none, and it may be."""
+    return tuple(key for key in _OFFLINE if os.environ.get(key, "").upper() in ("1", "ON", "YES", "TRUE"))
 
 
 def _expand(text: str) -> Path:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frolic.errors import FileError, ModelError
+from frolic.errors import ModelError
 from frolic.io.cache import files_in, missing_from, size_of
 from frolic.io.files import reason
 
@@ -19,17 +19,20 @@ _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Check:
-    """What ``verify`` found: ``unchecked`` files have no known hash, ``damaged`` ones are not what they should be."""
+    """What ``verify`` found: ``unchecked`` files have no known hash, ``damaged`` ones are not what they should be, and
+    ``missing`` is what a whole pipeline has besides (``vae/*.safetensors``: weights of any kind)."""
 
     files: int
     size: int
     problems: tuple[str, ...]
     unchecked: tuple[str, ...]
     damaged: tuple[Path, ...]
+    missing: tuple[str, ...]
 
 
 def verify(folder: Path, progress: Callable[[int, int, str], None] | None = None) -> Check:
-    """Compare every file under a snapshot's ``folder`` with the hash that its blob is named by.
+    """Compare every file under a snapshot's ``folder`` with the hash that its blob is named by: the one that the Hub
+    listed for it when it was fetched.
 
     ``progress`` gets bytes done, bytes in all and a file. Files that did not come from the Hub have no known hash; of
     theirs the weights' headers are read.
@@ -59,26 +62,9 @@ def verify(folder: Path, progress: Callable[[int, int, str], None] | None = None
             problems.append(f"{name} cannot be read ({reason(error)})")
             damaged.append(file)
     lost = {file.relative_to(folder).as_posix() for file in damaged}
-    problems += [f"{name} is missing" for name in missing_from(folder)[1] if name not in lost]
-    return Check(len(files), total, tuple(problems), tuple(unchecked), tuple(damaged))
-
-
-def forget(folder: Path, files: Iterable[Path]) -> None:
-    """Delete these files of a snapshot's ``folder``, with the blobs behind them, so that the next download gets them
-    anew.
-
-    Raises:
-        FileError: one cannot be deleted.
-    """
-    blobs = _blobs(folder)
-    for file in files:
-        try:
-            blob = _blob(file, blobs)
-            file.unlink()
-            if blob is not None:
-                blob.unlink(missing_ok=True)
-        except OSError as error:
-            raise FileError(f"{file} cannot be deleted ({reason(error)}); check its permissions.") from error
+    missing = tuple(name for name in missing_from(folder)[1] if name not in lost)
+    problems += [f"{name} is missing" for name in missing]
+    return Check(len(files), total, tuple(problems), tuple(unchecked), tuple(damaged), missing)
 
 
 def blob_hash(size: int, expected: str) -> Any:

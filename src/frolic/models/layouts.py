@@ -7,7 +7,7 @@ which other programs write under a prefix of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -119,24 +119,28 @@ def locate(
     families: Mapping[str, FamilySpec],
     where: str = "The file",
     known: Mapping[str, Any] | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> Located[E]:
     """What a file without a ``config.json`` holds, and the config that its shapes tell.
 
     ``entries`` are its tensors by name, each with a ``shape``. ``known`` are configs by part of a model that the file
-    may belong to: where one agrees with all that the shapes tell, it answers what they leave open too.
+    may belong to: where one agrees with all that the shapes tell, it answers what they leave open too, and where it
+    does not, that is said. ``own`` are configs that came with the file itself, and have to agree.
 
     Raises:
-        CheckpointError: the file holds nothing that frolic knows, or not enough to find its config.
+        CheckpointError: the file holds nothing that frolic knows, or not enough to find its config, or contradicts the
+            one that came with it.
     """
     found = detect(entries, families, where)
     spec = parts_of(families[found.family])[found.part]
-    config, assumed = _settle(spec, found, entries, (known or {}).get(found.part), where)
+    given = (own or {}).get(found.part)
+    config, assumed = _settle(spec, found, entries, given or (known or {}).get(found.part), where, given is not None)
     keymap = maps_of(spec, config)[found.layout].under(found.prefix)
     return Located(found.part, spec, found.layout, found.prefix, keymap, config, entries, assumed)
 
 
 def _settle(
-    spec: ComponentSpec, found: Detected, entries: Mapping[str, HasShape], known: Any, where: str
+    spec: ComponentSpec, found: Detected, entries: Mapping[str, HasShape], known: Any, where: str, own: bool
 ) -> tuple[Any, tuple[str, ...]]:
     """The config, and what had to be assumed for it."""
     if found.layout == DIFFUSERS or spec.guess is None:
@@ -149,13 +153,49 @@ def _settle(
     size = len(found.prefix)
     guess = spec.guess({name[size:]: tuple(entry.shape) for name, entry in entries.items()})
     assert isinstance(guess, Guess)
-    if known is not None:
-        open_fields = {name: getattr(known, name) for name in (*guess.assumed, *guess.unknown)}
-        if replace(guess.config, **open_fields) == known:
-            return known, ()
+    differs = "" if known is None else _differences(guess, known)
+    if known is not None and not differs:
+        return known, ()
+    if own:
+        raise CheckpointError(f"{where} contradicts the config.json beside it in {differs}; get both again.")
     if guess.unknown:
+        other = f" (the one given differs in {differs})" if differs else ""
         raise CheckpointError(
             f"{where} does not tell the {' and the '.join(dict.fromkeys(guess.unknown.values()))} of its {found.part}; "
-            "name a model of the same shape (--base)."
+            f"name a model of the same shape (--base){other}."
         )
-    return guess.config, tuple(text for text in dict.fromkeys(guess.assumed.values()) if text)
+    said = f"The {found.part} of the model it goes with says nothing about this one: it differs in {differs}."
+    return guess.config, tuple(filter(None, (said if differs else "", *dict.fromkeys(guess.assumed.values()))))
+
+
+def _differences(guess: Guess, known: Any) -> str:
+    """What of all that the shapes tell a ``known`` config contradicts, in words, or nothing."""
+    unsaid = {*guess.assumed, *guess.unknown}
+    said = []
+    for name in (entry.name for entry in fields(guess.config) if entry.init and entry.name not in unsaid):
+        one, other = getattr(guess.config, name), getattr(known, name)
+        if one != other:
+            short = all(isinstance(value, (bool, int, float, str)) or value is None for value in (one, other))
+            said.append(f"{name} ({one} and {other})" if short else name)
+    return ", ".join(said)
+
+
+def shape_of(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...] | None:
+    """The shape of ``name``, or None where there is no such tensor.
+
+    Raises:
+        CheckpointError: it has not so many ``dimensions``, or one of them is empty.
+    """
+    shape = shapes.get(name)
+    if shape is not None and (len(shape) != dimensions or 0 in shape):
+        said = "x".join(map(str, shape)) or "a scalar"
+        raise CheckpointError(f"{name} is {said}, where {dimensions} dimensions are needed; get the file again.")
+    return shape
+
+
+def required(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of ``name``. Raises as ``shape_of``, also where there is no such tensor."""
+    shape = shape_of(shapes, name, dimensions)
+    if shape is None:
+        raise CheckpointError(f"{name} is missing, without which nothing is known of the model; get the file again.")
+    return shape

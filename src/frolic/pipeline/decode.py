@@ -16,18 +16,16 @@ from frolic.errors import NumericsError, ResourceError, is_out_of_memory
 from frolic.models.dcae import DCAE
 from frolic.models.dcae.sizes import TILES, Side, tile_for
 from frolic.models.dcae.tiling import decode_tiled, encode_tiled
+from frolic.pipeline.parts import lasting
 
 _Work = Callable[[torch.device, torch.dtype, int | None], Tensor]
-_SPARE = 0.8
-"""Of the free memory, what may be planned with: estimates err, and others allocate too."""
 
 
 class DecodeStage:
     """An autoencoder that turns one picture at a time into latents and back, whole or in strips of rows.
 
-    ``tiling`` "auto" chooses what fits the free memory and is fast, "on" strips, "off" the whole; they differ by
-    rounding. Where memory runs out all the same, the strips become smaller, and at last it is done on the CPU in
-    float32; ``notes`` are told.
+    ``tiling`` is that of ``tile_for``; the whole and strips differ by rounding. Where memory runs out all the same, the
+    strips become smaller, and at last it is done on the CPU in float32; ``notes`` are told.
     """
 
     def __init__(self, vae: DCAE, *, device: torch.device, dtype: torch.dtype, tiling: str = "auto") -> None:
@@ -48,6 +46,25 @@ class DecodeStage:
             NumericsError: the picture is not finite, or of one flat colour.
             ResourceError: memory ran out everywhere.
         """
+        pixels = self._decode(latents_1Chw, notes, keep)
+        darkest, brightest = pixels.amin((2, 3)).clamp(-1, 1), pixels.amax((2, 3)).clamp(-1, 1)
+        if torch.equal(darkest, brightest):
+            raise NumericsError("The decoder gave a picture of one flat colour; try --dtype float32 or another model.")
+        return pixels
+
+    def preview(self, latents_BChw: Tensor) -> Tensor:
+        """As ``decode``, of any number of pictures, which may be of one colour; what had to be done is not told.
+
+        Raises:
+            NumericsError: a picture is not finite.
+            ResourceError: memory ran out everywhere.
+        """
+        pictures = [self._decode(row, [], None) for row in latents_BChw.split(1)]
+        # Where memory ran out, some were made on the CPU.
+        where = next((picture.device for picture in pictures if picture.device.type == "cpu"), self.device)
+        return torch.cat([picture.to(where) for picture in pictures])
+
+    def _decode(self, latents_1Chw: Tensor, notes: list[str], keep: Callable[[Tensor], Path | None] | None) -> Tensor:
         height, width = (side * self.vae.config.stride for side in latents_1Chw.shape[-2:])
 
         def work(device: torch.device, dtype: torch.dtype, tile: int | None) -> Tensor:
@@ -63,9 +80,6 @@ class DecodeStage:
                 "for a smaller size."
             )
         _require_finite(pixels, "decoder")
-        darkest, brightest = pixels.amin((2, 3)).clamp(-1, 1), pixels.amax((2, 3)).clamp(-1, 1)
-        if torch.equal(darkest, brightest):
-            raise NumericsError("The decoder gave a picture of one flat colour; try --dtype float32 or another model.")
         return pixels
 
     def encode(self, pixels_13HW: Tensor, *, notes: list[str]) -> Tensor:
@@ -94,7 +108,10 @@ class DecodeStage:
     def _descend(self, side: Side, work: _Work, size: tuple[int, int], notes: list[str]) -> Tensor | None:
         """What ``work`` gives with the first tile that there is memory for; None if there is for none."""
         doing = "Decoding" if side == "decoder" else "Encoding"
-        for number, tile in enumerate(_smaller(self._first(side, size))):
+        first = self._first(side, size)
+        if first is not None and self.tiling == "off":
+            notes.append(f"{doing} was done in pieces: {self.device.type} cannot address so large a picture at once.")
+        for number, tile in enumerate(_smaller(first)):
             if number:
                 notes.append(f"{doing} ran out of memory on {self.device.type}; done again {tile} rows at a time.")
             done = _attempt(work, self.device, self.dtype, tile)
@@ -102,20 +119,17 @@ class DecodeStage:
                 return done
         notes.append(f"{doing} ran out of memory on {self.device.type}; done on the CPU in float32, which is slower.")
         module = self.vae.decoder if side == "decoder" else self.vae.encoder
-        module.to("cpu", torch.float32)
+        with lasting():
+            module.to("cpu", torch.float32)
         try:
             return _attempt(work, torch.device("cpu"), torch.float32, TILES[0])
         finally:
-            module.to(self.device, self.dtype)
+            with lasting():
+                module.to(self.device, self.dtype)
 
     def _first(self, side: Side, size: tuple[int, int]) -> int | None:
-        if self.tiling == "off":
-            return None
-        budget = int(_SPARE * free_bytes(self.device))
-        tile = tile_for(self.vae.config, *size, self.dtype.itemsize, budget, self.device.type, side)
-        if tile is None and self.tiling == "on":
-            return max((tile for tile in TILES if tile < size[0]), default=TILES[0])
-        return tile
+        free = free_bytes(self.device)
+        return tile_for(self.vae.config, *size, self.dtype.itemsize, free, self.device.type, self.tiling, side)
 
 
 def _smaller(tile: int | None) -> Iterator[int | None]:

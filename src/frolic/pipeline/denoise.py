@@ -13,10 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from frolic.errors import RequestError
 from frolic.pipeline.inputs import Anchors
 from frolic.pipeline.text import TextStage
-from frolic.request import MAX_LAYER, Request
+from frolic.request import Request
 from frolic.sampling import guidance
 from frolic.sampling.prediction import flow
 from frolic.types import Conditioning, Denoise, Perturb
@@ -102,20 +101,23 @@ def cut_texts(stage: TextStage, request: Request) -> list[str]:
     ]
 
 
-def prepare_texts(transformer: Backbone, controlnet: Any, encoded: Encoded, tokens: int, dtype: torch.dtype) -> Texts:
+def prepare_texts(
+    transformer: Backbone, controlnet: Any, encoded: Encoded, tokens: int, dtype: torch.dtype, *, shared: bool = False
+) -> Texts:
     """What the transformer, and the ControlNet where there is one, read of every text.
 
     The prompts share a width, at least ``tokens``, that a record can repeat: what a prompt becomes must not depend on
-    how many others there are, and arithmetic rounds differently in other shapes."""
+    how many others there are, and arithmetic rounds differently in other shapes. ``shared``: what they are guided away
+    from has that width too, because it is read through their masks."""
     stacks, widths = {}, {}
     for kind in dict.fromkeys(kind for kind, _ in encoded):
         texts = {prompt: text for (other, prompt), text in encoded.items() if other == kind}
         unique = {(id(text.embeds), id(text.mask)): text for text in texts.values()}
         longest = max(int(text.mask.sum()) for text in unique.values())
-        if kind == guidance.COND:
+        if kind == guidance.COND or shared:
             longest = max(tokens, longest)
         # What lies behind is padding for all, and masked. Nothing at all is one token, which costs next to nothing.
-        width = 1 if kind == guidance.UNCOND and longest == 1 else -(-longest // _TEXT_STEP) * _TEXT_STEP
+        width = 1 if kind == guidance.UNCOND and longest == 1 and not shared else -(-longest // _TEXT_STEP) * _TEXT_STEP
         widths[kind] = width = min(width, *(text.mask.shape[1] for text in unique.values()))
         cut = [(text.embeds[:, :width].to(dtype), text.mask[:, :width]) for text in unique.values()]
         rows = {key: row for row, key in enumerate(unique)}
@@ -149,9 +151,6 @@ def denoiser(
     its last step: one for each run."""
     scale = request.guidance_scale or 1.0
     branches = guidance.branches(scale, request.pag_scale)
-    blocks = getattr(transformer.config, "layers", MAX_LAYER + 1)
-    if guidance.PERTURBED in branches and (last := max(request.pag_layers or (0,))) >= blocks:
-        raise RequestError(f"Change pag_layers: there is no block {last} to perturb; this model has 0 to {blocks - 1}.")
 
     def joint(branches: Sequence[str]) -> Denoise:
         context, led = texts.contexts(request, rows, branches)

@@ -6,7 +6,7 @@ B batch, C latent channels, h/w height and width of latents.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,21 +16,19 @@ from torch import Tensor
 
 from frolic.errors import FrolicError, NumericsError, RequestError, ResourceError, is_out_of_memory
 from frolic.io.tokenizer import Tokenizer
-from frolic.pipeline.decode import DecodeStage
 from frolic.pipeline.denoise import Backbone, Texts, cut_texts, denoiser, encode_texts, prepare_texts
+from frolic.pipeline.finish import Finishing
 from frolic.pipeline.inputs import Anchors, Given, Inputs, anchors, latents_size
-from frolic.pipeline.kept import Kept
-from frolic.pipeline.parts import Held, HeldEncoder, Parts
-from frolic.pipeline.resize import fit
+from frolic.pipeline.parts import Held, HeldEncoder
 from frolic.pipeline.result import ModelCard, Result, to_image
-from frolic.pipeline.text import Compat, TextEncoder, TextStage
-from frolic.request import Request
+from frolic.pipeline.text import TextEncoder, TextStage
+from frolic.request import MAX_LAYER, Request, batch_size
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.prediction import add_noise
 from frolic.sampling.schedules import tail
 from frolic.sampling.solvers import SAMPLERS
 from frolic.spec import SamplingDefaults
-from frolic.types import Conditioning, Latents, Pixels, PixelSize
+from frolic.types import Compat, Conditioning, Latents
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from frolic.pipeline.inputs import Picture
 
 Output = Literal["pil", "tensor"]
-_BATCH_PIXELS = 4 * 1024 * 1024
-_MAX_BATCH = 8
 
 
 class Autoencoder(Protocol):
@@ -64,10 +60,13 @@ class Progress:
     def preview(self) -> list[Image]:
         """The pictures as the model expects them to become."""
         with torch.inference_mode():
-            return [to_image(self._pipeline.decode(Latents(row)).tensor[0]) for row in self.latents.tensor.split(1)]
+            try:
+                return [to_image(self._pipeline.decode(Latents(row)).tensor[0]) for row in self.latents.tensor.split(1)]
+            finally:
+                self._pipeline.spare("vae")
 
 
-class Pipeline(Parts):
+class Pipeline(Finishing):
     """A model that is ready to draw. ``frolic.load`` makes one.
 
     ``transformer``, ``vae``, ``text_encoder`` and ``controlnet`` are modules, or hold one (``frolic.pipeline.parts``).
@@ -94,12 +93,17 @@ class Pipeline(Parts):
     ) -> None:
         self.defaults = defaults
         self.card = card
-        self.device = torch.device(device)
-        self.dtypes = dtypes or {}
         self.compat = compat
-        self.tiling = tiling
-        self.rescue = rescue
-        super().__init__(transformer=transformer, vae=vae, text_encoder=text_encoder, controlnet=controlnet)
+        super().__init__(
+            device=device,
+            dtypes=dtypes or {},
+            tiling=tiling,
+            rescue=rescue,
+            transformer=transformer,
+            vae=vae,
+            text_encoder=text_encoder,
+            controlnet=controlnet,
+        )
         self._text_options: dict[str, Any] = {
             "max_tokens": defaults.max_tokens,
             "lowercase": defaults.lowercase,
@@ -109,20 +113,16 @@ class Pipeline(Parts):
         }
         self.tokenizer = tokenizer
         self.text = self._text_stage(defaults.instruction)
+        self._other_text: TextStage | None = None
 
     def renewed(self, name: str) -> None:
         if name == "text_encoder":
-            self.text = self._text_stage(self.text.instruction)
+            self.text, self._other_text = self._text_stage(self.defaults.instruction), None
 
     @property
     def has_controlnet(self) -> bool:
         """Whether a ``control`` picture can be given."""
         return self._held["controlnet"].config is not None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The transformer's."""
-        return self.dtypes.get("transformer", torch.float32)
 
     @property
     def stride(self) -> int:
@@ -161,6 +161,9 @@ class Pipeline(Parts):
         *,
         latents: Tensor | None = None,
         output: Output = "pil",
+        image: Picture | None = None,
+        mask: Picture | None = None,
+        control: Picture | None = None,
         inputs: Inputs | None = None,
         tokens: int = 0,
         **fields: Any,
@@ -168,7 +171,7 @@ class Pipeline(Parts):
         """As a call, but yields a ``Progress`` after every step and the ``Result`` last. Closing it stops the work.
 
         ``tokens``: the least width of the text, which longer prompts of the same request gave a picture that is drawn
-        again. Wider texts differ in nothing but rounding.
+        again. Wider texts differ in nothing but rounding. ``inputs``: the three pictures as one.
         """
         if output not in ("pil", "tensor"):
             raise RequestError(f"output is {output!r}; give 'pil' or 'tensor'.")
@@ -178,11 +181,15 @@ class Pipeline(Parts):
             request = prompt
         else:
             request = Request.of(prompt, **fields)
-        given = (inputs or Inputs()).read()
+        given = (inputs or Inputs(image, mask, control)).read()
+        given.check(request)
         if given.control is not None and not self.has_controlnet:
             raise RequestError("This model has no ControlNet; load it with one: --controlnet MODEL.")
-        request = given.sized(request) if latents is None else self._sized_by(request, latents)
-        return self._draw(request, latents, given, output, tokens)
+        most = self.defaults.most_pixels
+        request = given.sized(request, most) if latents is None else self._sized_by(request, latents)
+        blocks = getattr(self._held["transformer"].config, "layers", MAX_LAYER + 1)
+        request, notes = request.completed(self.defaults, self.stride, blocks)
+        return self._draw(request, notes, latents, given, output, tokens)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Text to ``Conditioning`` [B, S, E]. Each prompt is encoded by itself, and the last few are remembered.
@@ -193,19 +200,12 @@ class Pipeline(Parts):
         rows = [self.text.encode(prompt) for prompt in prompts]
         return Conditioning(torch.cat([row.embeds for row in rows]), torch.cat([row.mask for row in rows]))
 
-    def decode(self, latents: Latents) -> Pixels:
-        """Latents to pixels, not clamped. Leaves the grad mode alone."""
-        vae = self.vae
-        z = latents.tensor.to(self.device, self._dtype("vae")) / vae.config.scaling_factor
-        return Pixels(vae.decode(z).float())
-
     def _draw(
-        self, request: Request, latents: Tensor | None, given: Given, output: Output, tokens: int
+        self, request: Request, notes: list[str], latents: Tensor | None, given: Given, output: Output, tokens: int
     ) -> Iterator[Progress | Result]:
         started = time.perf_counter()
-        request, notes = request.completed(self.defaults, self.stride)
         drawn = request.drawn(self.defaults, self.stride)
-        size = _batch_size(drawn)
+        size = batch_size(*drawn)
         firsts = range(0, request.pictures, size)
         finished: list[Tensor] = []
         try:
@@ -214,7 +214,7 @@ class Pipeline(Parts):
             hashes = given.hashes()
             given, placed = given.staged((request.height or 0, request.width or 0), drawn)
             encoded = encode_texts(stage, request)
-            self._held["text_encoder"].release()
+            self.spare("text_encoder")
             with torch.inference_mode():
                 tied = anchors(
                     placed,
@@ -222,9 +222,16 @@ class Pipeline(Parts):
                     self._held["vae"].config.stride,
                 )
                 if given.size is not None:
-                    self._held["vae"].release()
-                net = self.controlnet if tied.control is not None else None
-                texts = prepare_texts(self.transformer, net, encoded, tokens, self.dtype)
+                    self.spare("vae")
+                led = tied.control is not None
+                texts = prepare_texts(
+                    self.transformer,
+                    self.controlnet if led else None,
+                    encoded,
+                    tokens,
+                    self.dtype,
+                    shared=self.compat == "native",
+                )
             for number, first in enumerate(firsts):
                 rows = range(first, min(first + size, request.pictures))
                 x = None if latents is None else latents[rows.start : rows.stop]
@@ -235,8 +242,7 @@ class Pipeline(Parts):
                     yield Progress(done, step.total * len(firsts), first, Latents(step.denoised), self)
                 assert x is not None
                 finished += x.split(1)
-            self._held["transformer"].release()
-            self._held["controlnet"].release()
+            self.spare("transformer", "controlnet")
             result = Result(
                 images=(),
                 pixels=None,
@@ -248,8 +254,8 @@ class Pipeline(Parts):
                 batches=tuple((i % size, min(size, request.pictures - i + i % size)) for i in range(request.pictures)),
                 tokens=texts.tokens,
             )
+            del texts, tied, encoded
             tensor = self._pictures(finished, result, given)
-            self._held["vae"].release()
             images = tuple(to_image(row) for row in tensor) if output == "pil" else ()
         except FrolicError:
             raise
@@ -260,8 +266,7 @@ class Pipeline(Parts):
                 f"Memory ran out at {request.width}x{request.height}; ask for a smaller size or fewer pictures."
             ) from error
         finally:
-            for part in self._held.values():
-                part.release()
+            self.spare()
         pixels = tensor if output == "tensor" else None
         yield replace(result, images=images, pixels=pixels, seconds=time.perf_counter() - started)
 
@@ -304,62 +309,18 @@ class Pipeline(Parts):
                 return
             yield step
 
-    def _pictures(self, finished: Sequence[Tensor], result: Result, given: Given) -> Tensor:
-        """[B, 3, H, W] on the CPU. Decoded one at a time: batch mates cannot change a picture, and memory stays low."""
-        latents = torch.cat([row.cpu() for row in finished])
-        size = PixelSize(result.request.height or 0, result.request.width or 0)
-
-        def keep(_: Tensor) -> Path | None:
-            if self.rescue is None:
-                return None
-            return Kept(latents, tuple(result.record(i) for i in range(len(latents))), given).save(self.rescue)
-
-        pixels = []
-        for row in finished:
-            picture = self._decode_checked(row, result.notes, keep)
-            pixels.append(given.around(fit(picture, size)).clamp(-1, 1))
-        return torch.cat(pixels).clone()
-
-    def resume(self, kept: Kept) -> tuple[Image, ...]:
-        """The pictures whose latents were ``kept``, at their size.
-
-        Raises:
-            RequestError: the latents are another model's.
-            NumericsError, ResourceError: as a call.
-        """
-        config = self._held["vae"].config
-        channels = kept.latents.shape[1]
-        if channels != config.latent_channels:
-            raise RequestError(f"These latents have {channels} channels, this model's have {config.latent_channels}.")
-        images = []
-        for row, record in zip(kept.latents.split(1), kept.records, strict=True):
-            size = PixelSize(record["request"]["height"], record["request"]["width"])
-            if kept.given.size not in (None, (size.height, size.width)):
-                raise RequestError("These latents are not of the size of the image that was kept with them.")
-            images.append(to_image(kept.given.around(fit(self._decode_checked(row, [], None), size))[0]))
-        self._held["vae"].release()
-        return tuple(images)
-
-    def _decode_checked(self, row: Tensor, notes: list[str], keep: Callable[[Tensor], Path | None] | None) -> Tensor:
-        """A picture [1, 3, H, W] on the CPU, not yet cut to [-1, 1]."""
-        with torch.inference_mode():
-            return self._autoencoder().decode(row, notes=notes, keep=keep).cpu()
-
-    def _autoencoder(self) -> DecodeStage:
-        return DecodeStage(self.vae, device=self.device, dtype=self._dtype("vae"), tiling=self.tiling)
-
     def _stage_for(self, request: Request) -> TextStage:
-        """The text stage with the request's instruction; the last one is kept, and with it the texts it remembers."""
-        if request.instruction != self.text.instruction:
-            self.text = self._text_stage(request.instruction or "")
-        return self.text
+        """The text stage with the request's instruction. The model's own and the last other one are kept, and with them
+        the texts that they remember."""
+        if request.instruction == self.text.instruction:
+            return self.text
+        if self._other_text is None or request.instruction != self._other_text.instruction:
+            self._other_text = self._text_stage(request.instruction or "")
+        return self._other_text
 
     def _text_stage(self, instruction: str) -> TextStage:
         encoder = HeldEncoder(self._held["text_encoder"])
         return TextStage(encoder, self.tokenizer, instruction=instruction, **self._text_options)
-
-    def _dtype(self, part: str) -> torch.dtype:
-        return self.dtypes.get(part, self.dtype)
 
     def _noise(self, request: Request, rows: range, drawn: tuple[int, int]) -> Tensor:
         config = self._held["vae"].config
@@ -384,10 +345,6 @@ class Pipeline(Parts):
             "compat": self.compat,
             **({"inputs": hashes} if hashes else {}),
         }
-
-
-def _batch_size(drawn: tuple[int, int]) -> int:
-    return max(1, min(_MAX_BATCH, _BATCH_PIXELS // (drawn[0] * drawn[1])))
 
 
 def _require_finite(tensor: Tensor, stage: str) -> None:

@@ -6,6 +6,7 @@ H/W height and width in pixels, C latent channels, h/w height and width of laten
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +19,17 @@ from torch.nn import functional as F
 from frolic.errors import RequestError
 from frolic.io.media import load_image
 from frolic.pipeline.resize import fit, spread
-from frolic.request import Request
+from frolic.request import MAX_SIDE, Request
 from frolic.types import PixelSize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     Picture = Image | Tensor | str | Path
+
+
+_SAME_SHAPE = 0.02
+"""By how much (as a logarithm) two aspect ratios may differ: sizes are whole pixels."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,38 @@ class Given:
         leader = self.image if self.image is not None else self.control
         return None if leader is None else (leader.shape[-2], leader.shape[-1])
 
-    def sized(self, request: Request) -> Request:
-        """``request`` with this size where it says nothing of one."""
+    def sized(self, request: Request, most: int) -> Request:
+        """``request`` with this size where it says nothing of one, or with its shape at ``most`` pixels if it has more:
+        what a model is not made for, it does not draw well.
+
+        Raises:
+            RequestError: the picture is larger than any that can be asked for.
+        """
         if self.size is None or (request.height, request.width, request.aspect) != (None, None, None):
             return request
-        return replace(request, height=self.size[0], width=self.size[1])
+        height, width = self.size
+        if max(height, width) > MAX_SIDE:
+            raise RequestError(f"The image is {width}x{height}; a side has at most {MAX_SIDE} pixels, or give a size.")
+        scale = min(1.0, math.sqrt(most / (height * width)))
+        return replace(request, height=max(1, round(height * scale)), width=max(1, round(width * scale)))
+
+    def check(self, request: Request) -> None:
+        """Refuse what of ``request`` has no picture to act on.
+
+        Raises:
+            RequestError: listing all of it.
+        """
+        problems = []
+        if self.image is None and request.strength != 1:
+            problems.append("strength says how much of an image is drawn anew; give the image")
+        if self.control is None and request.control_scale != 1:
+            problems.append("control_scale says how strongly a control picture acts; give one")
+        if self.image is not None and self.mask is not None:
+            (height, width), (tall, wide) = self.image.shape[-2:], self.mask.shape[-2:]
+            if abs(math.log(width * tall / (height * wide))) > _SAME_SHAPE:
+                problems.append(f"the mask is {wide}x{tall} and the image {width}x{height}; give both the same shape")
+        if problems:
+            raise RequestError(f"Change the request: {'; '.join(problems)}.")
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the pixels of each, which a record keeps in place of the picture."""
@@ -88,11 +120,9 @@ class Given:
         return Given(*given)
 
     def staged(self, asked: tuple[int, int], drawn: tuple[int, int]) -> tuple[Given, Given]:
-        """At the size of the picture, and at the one that is drawn: filling it or, where a mask keeps something, so
-        that it comes back to its place when what was drawn is fitted to the picture."""
+        """At the size of the picture, and at the one that is drawn, placed so that everything comes back to where it
+        was when what was drawn is fitted to the picture."""
         own = self.at(asked)
-        if self.mask is None:
-            return own, self.at(drawn)
         target = PixelSize(*drawn)
         return own, Given(*(None if one is None else spread(one, target).clamp(-1, 1) for one in vars(own).values()))
 

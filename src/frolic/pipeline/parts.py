@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """For reading and moving weights while others compute: what is made in inference mode could not be trained
+    afterwards, nor asked whether it changed."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class Held(Protocol):
@@ -49,10 +58,12 @@ class Offloaded:
         return self._module.config
 
     def get(self) -> nn.Module:
-        return self._module.to(self._device)
+        with lasting():
+            return self._module.to(self._device)
 
     def release(self) -> None:
-        self._module.to("cpu")
+        with lasting():
+            self._module.to("cpu")
 
 
 class Reread:
@@ -65,7 +76,8 @@ class Reread:
 
     def get(self) -> nn.Module:
         if self._module is None:
-            self._module = self._read()
+            with lasting():
+                self._module = self._read()
         return self._module
 
     def release(self) -> None:
@@ -115,6 +127,11 @@ class Parts:
 
     def __init__(self, **parts: Any) -> None:
         self._held = {name: _hold(part) for name, part in parts.items()}
+
+    def spare(self, *names: str) -> None:
+        """These parts, or all, are not needed for now."""
+        for name in names or self._held:
+            self._held[name].release()
 
     def renewed(self, name: str) -> None:
         """Hears of a part that was replaced."""

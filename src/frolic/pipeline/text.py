@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from frolic.errors import NumericsError
 from frolic.io.tokenizer import Tokenizer
-from frolic.types import Conditioning
+from frolic.types import Compat, Conditioning
 
-Compat = Literal["diffusers", "native"]
 _REMEMBERED = 16
 _STEP = 8  # tokens: accelerators multiply matrices of such heights at full speed
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -24,8 +24,8 @@ from frolic.plan.dtypes import choose_dtypes
 from frolic.plan.find import Watch, choose_device, find_model
 from frolic.request import Request
 from frolic.spec import ComponentSpec, FamilySpec, Published, SamplingDefaults
+from frolic.types import Compat
 
-Compat = Literal["diffusers", "native"]
 COMPATS: tuple[Compat, ...] = get_args(Compat)
 """Whose reading of a model to follow where the two differ."""
 MEMORY = ("auto", "full", "low")
@@ -91,8 +91,12 @@ class BuildPlan:
     def spares_memory(self) -> bool:
         """Whether parts are loaded one after the other: as asked, or because all of them would not fit."""
         if self.memory == "auto":
-            return self.weight_bytes() > _MOST_OF_MEMORY * free_bytes(self.device)
+            return not self.fits(self.device)
         return self.memory == "low"
+
+    def fits(self, device: torch.device) -> bool:
+        """Whether all parts together leave room to compute on ``device``."""
+        return self.weight_bytes() <= _MOST_OF_MEMORY * free_bytes(device)
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -123,9 +127,9 @@ def make_plan(
     single file with a transformer in any layout, for which ``base`` (any of the others) gives the remaining parts.
 
     ``dtype``: ``auto`` is what the checkpoint is known to be safe and fast in on ``device``. ``variant``: which of
-    several weight files, ``fp16`` or ``bf16``; None takes the one that suits the dtype. ``controlnet`` and ``vae``: the
-    folder of such a part, instead of the model's own. ``compat``: ``native`` follows the authors' code where diffusers
-    differs. ``memory``: ``full`` keeps all parts loaded, ``low`` one after the other, ``auto`` decides by what is free.
+    several weight files, ``fp16`` or ``bf16``; None takes the one that suits the dtype. ``controlnet`` and ``vae``:
+    such a part, instead of the model's own. ``compat``: ``native`` follows the authors' code where diffusers differs.
+    ``memory``: ``full`` keeps all parts loaded, ``low`` one after the other, ``auto`` decides by what is free.
     ``tiling``: whether pictures are decoded in pieces. ``watch`` hears of downloads.
 
     Raises:
@@ -139,7 +143,7 @@ def make_plan(
         if value not in allowed:
             raise RequestError(f"{name} is {value!r}; give {' or '.join(allowed)}{nearest(str(value), allowed) or '.'}")
     chosen_device = choose_device(device)
-    path = origin = find_model(model, watch)
+    path = origin = find_model(model, watch, variant=variant)
     if path.is_file() and base is None:
         raise ModelNotFoundError(
             f"{path} is one file, without all that a model needs; give --base MODEL, a model that has the other parts."
@@ -147,7 +151,7 @@ def make_plan(
     if base is not None:
         if not path.is_file():
             raise RequestError(f"{model} is a whole model; leave out --base.")
-        path = find_model(base, watch)
+        path = find_model(base, watch, variant=variant)
     folder = open_folder(path, families())
     specs = {**folder.family.components, **folder.family.optional}
     loose: dict[str, Part] = {}
@@ -160,12 +164,14 @@ def make_plan(
         if given is not None:
             place = find_model(given, watch, [name])
             loose[name] = _one_file(name, place, folder, notes) if place.is_file() else _loose(name, specs[name], place)
-    known = _published(folder, model, loose.get("transformer"))
-    own = {name: _part(part, variant, known) for name, part in folder.components.items() if name not in loose}
-    ordered = {name: {**own, **loose}[name] for name in specs if name in own or name in loose}
-    dtypes = choose_dtypes(
-        dtype, chosen_device, {name: part.entries for name, part in ordered.items()}, known, folder.family.dtypes
-    )
+    known, alike = _published(folder, model, loose.get("transformer"))
+    own = {name: part for name, part in folder.components.items() if name not in loose}
+    first = {**{name: _part(part, variant) for name, part in own.items()}, **loose}
+    entries = {name: first[name].entries for name in specs if name in first}
+    dtypes = choose_dtypes(dtype, chosen_device, entries, known, alike, folder.family.dtypes)
+    # What is stored in the very dtype is less to read.
+    best = {name: _part(part, _variant_of(part, dtypes[name], variant)) for name, part in own.items()}
+    ordered = {name: {**best, **loose}[name] for name in specs if name in first}
     plan = BuildPlan(
         name=folder.name if origin is path else origin.stem,
         version=folder.version if origin is path else "",
@@ -191,14 +197,19 @@ def make_plan(
     return plan
 
 
-def _part(component: Component, variant: str | None, known: Published | None) -> Part:
-    """A folder's part, read from the wanted variant, or from the one that this published model is safe in."""
+def _variant_of(component: Component, dtype: torch.dtype, asked: str | None) -> str | None:
+    """The file to read for ``dtype``: the one that was asked for, or the one that is stored so, or any."""
+    fitting = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "")
+    return asked if asked is not None else fitting if fitting in component.weights else None
+
+
+def _part(component: Component, variant: str | None) -> Part:
+    """A folder's part, read from the wanted variant; None is the plain one, or the first that there is."""
     have = component.weights
     if variant is not None and variant not in have:
         said = ", ".join(name or "the plain one" for name in have)
         raise RequestError(f"There is no variant {variant!r} of the {component.name}; there is {said}.")
-    wanted = variant if variant is not None else known.variant if known else ""
-    place = have[wanted] if wanted in have else next(iter(have.values()))
+    place = have[variant] if variant is not None else next(iter(have.values()))
     entries = read_headers(place)
     # The names decide: a Gemma 2 comes with its vocabulary head around it or without, whatever its class is called.
     maps = maps_of(component.spec, component.config)
@@ -218,7 +229,7 @@ def _loose(name: str, spec: ComponentSpec, path: Path) -> Part:
     component = read_component(place, name, spec, problems)
     problems.raise_any(CheckpointError)
     assert component is not None
-    return _part(component, None, None)
+    return _part(component, None)
 
 
 def _one_file(wanted: str, path: Path, base: ModelFolder, notes: list[str]) -> Part:
@@ -232,17 +243,19 @@ def _one_file(wanted: str, path: Path, base: ModelFolder, notes: list[str]) -> P
     return Part(wanted, found.spec, found.config, found.layout, found.keymap, found.entries, path)
 
 
-def _published(folder: ModelFolder, model: str | Path, loose: Part | None) -> Published | None:
-    """Which published model this is: by the name it was asked for or stored under, or by a config that only models
-    with one and the same dtype rule have."""
+def _published(
+    folder: ModelFolder, model: str | Path, loose: Part | None
+) -> tuple[Published | None, tuple[Published, ...]]:
+    """Which published model this is, by the name it was asked for or stored under; and all that have its config, for
+    those who renamed one of them, or trained it further."""
     config = loose.config if loose else folder.components["transformer"].config
-    alike = [entry for entry in folder.family.published if entry.config == config]
-    names = {str(model).partition("@")[0], folder.name, folder.path.resolve().name}
+    alike = tuple(entry for entry in folder.family.published if entry.config == config)
+    names = {Path(model).stem} if loose else {str(model).partition("@")[0], folder.name, folder.path.resolve().name}
     for entry in alike:
-        if {entry.name, entry.repo} & names or entry.repo.rpartition("/")[2] in names:
-            return entry
-    rules = {tuple(sorted(entry.dtypes.items())) for entry in alike}
-    return alike[0] if len(rules) == 1 else None
+        stem = entry.repo.rpartition("/")[2]
+        if names & {entry.name, entry.repo, stem, stem.removesuffix("_diffusers"), Path(entry.original).stem}:
+            return entry, alike
+    return None, alike
 
 
 def _defaults(folder: ModelFolder, known: Published | None, compat: str) -> SamplingDefaults:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -25,13 +25,19 @@ Parts = Mapping[str, Mapping[str, Entry]]
 
 
 def choose_dtypes(
-    name: str, device: torch.device, parts: Parts, known: Published | None, family: Mapping[str, tuple[str, ...]]
+    name: str,
+    device: torch.device,
+    parts: Parts,
+    known: Published | None,
+    alike: Sequence[Published],
+    family: Mapping[str, tuple[str, ...]],
 ) -> dict[str, torch.dtype]:
     """The dtype of every part, for the dtype that was asked for by ``name`` (the transformer's).
 
     ``known`` holds the rule where this is a published checkpoint. Of others, weights stored in a half-precision type
-    are safe in that one and in float32, and others in bfloat16, whose range is theirs; for the parts that it names,
-    ``family`` says what is safe.
+    are safe in that one and in float32. Those stored in float32 are safe in what all published models ``alike`` in
+    their config are, as they may be one of them; where there are none, in bfloat16, whose range is theirs. For the
+    parts that it names, ``family`` says what is safe.
 
     Raises:
         RequestError: there is no such dtype, or it is not safe for this model.
@@ -43,7 +49,7 @@ def choose_dtypes(
     safe = {}
     for part, entries in parts.items():
         given = known.dtypes[part] if known and part in known.dtypes else family.get(part, ())
-        safe[part] = [DTYPES[one] for one in given] or _stored_rule(_sizes({part: entries}))
+        safe[part] = [DTYPES[one] for one in given] or _stored_rule(_sizes({part: entries}), part, alike)
     if "controlnet" in safe:
         # Its tokens are added to the transformer's.
         safe["controlnet"] = safe["transformer"]
@@ -81,6 +87,8 @@ def _half(allowed: list[torch.dtype], device: torch.device) -> torch.dtype:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return _cpu_has_bfloat16()
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -97,6 +105,10 @@ def _sizes(parts: Parts) -> Counter[torch.dtype]:
     return sizes
 
 
-def _stored_rule(sizes: Counter[torch.dtype]) -> list[torch.dtype]:
+def _stored_rule(sizes: Counter[torch.dtype], part: str, alike: Sequence[Published]) -> list[torch.dtype]:
     halves = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in sizes]
-    return [*(halves or [torch.bfloat16]), torch.float32] if len(halves) < 2 else [torch.float32]
+    if not halves:
+        rules = [{DTYPES[one] for one in entry.dtypes[part]} for entry in alike if part in entry.dtypes]
+        halves = [dtype for dtype in (torch.bfloat16, torch.float16) if all(dtype in rule for rule in rules)]
+        halves = halves if rules else [torch.bfloat16]
+    return [*halves, torch.float32] if len(halves) < 2 else [torch.float32]

@@ -10,9 +10,8 @@ import torch
 
 from frolic.accel.memory import free_bytes
 from frolic.plan.build import BuildPlan
-from frolic.request import Request
+from frolic.request import Request, batch_size
 
-_BATCH_PIXELS = 4 * 1024 * 1024
 _EFFICIENCY = 0.4
 """The share of a plain matrix product's speed that a whole picture is computed at."""
 
@@ -77,10 +76,10 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
     """
     transformer, vae = plan.parts["transformer"], plan.parts["vae"]
     config = transformer.config
-    request, notes = request.completed(plan.defaults, vae.config.stride * config.patch_size)
+    request, notes = request.completed(plan.defaults, vae.config.stride * config.patch_size, config.layers)
     height, width = request.drawn(plan.defaults, vae.config.stride * config.patch_size)
     grid = (height // vae.config.stride, width // vae.config.stride)
-    at_once = min(request.pictures, 8, max(1, _BATCH_PIXELS // (height * width)))
+    at_once = min(request.pictures, batch_size(height, width))
     guided = (request.guidance_scale or 1) > 1
     branches = 1 + guided + (request.pag_scale > 0)
     tokens = grid[0] * grid[1] // config.patch_size**2
@@ -89,10 +88,8 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
     spares = plan.spares_memory()
     resident = vae.bytes if spares else plan.weight_bytes()
     decoding, tiled = vae.config.decode_bytes(*grid, vae.dtype.itemsize, free - resident, plan.device.type, plan.tiling)
-    working = {
-        "transformer": config.working_bytes(tokens, transformer.dtype.itemsize) * at_once * branches,
-        "vae": decoding,
-    }
+    denoising = config.working_bytes(tokens, transformer.dtype.itemsize) * at_once * branches
+    working = {"transformer": denoising, "vae": decoding}
     parts = tuple(
         PartEstimate(
             name=name,
@@ -103,8 +100,14 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
         )
         for name, part in plan.parts.items()
     )
-    peak = max((part.bytes if spares else resident) + part.working for part in parts)
-    forward = config.flops(tokens, text) * branches * (request.steps or 1) * request.pictures
+    # A ControlNet works beside the transformer, so the two are loaded together.
+    together = {part.name: part.bytes for part in parts}
+    together["transformer"] += together.get("controlnet", 0)
+    peak = max((together[part.name] if spares else resident) + part.working for part in parts)
+    steps = max(1, int((request.steps or 1) * request.strength))
+    forward = config.flops(tokens, text) * branches * steps * request.pictures
+    if "controlnet" in plan.parts:
+        forward *= 1 + plan.parts["controlnet"].config.layers / config.layers
     decode = vae.config.decode_flops(*grid) * request.pictures
     seconds = sum(
         work / (_EFFICIENCY * _speed(plan.device, part.dtype)) for work, part in ((forward, transformer), (decode, vae))
@@ -130,6 +133,7 @@ def _speed(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a matrix product."""
     side = 512 if device.type == "cpu" else 4096
     matrix = torch.randn(side, side, device=device).to(dtype)
+    float((matrix @ matrix)[0, 0])  # the first one makes the libraries ready
     best = 0.0
     ends = time.perf_counter() + 0.05
     while best == 0.0 or time.perf_counter() < ends:

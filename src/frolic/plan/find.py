@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,18 +28,26 @@ ALIASES: Mapping[str, Callable[[], Path]] = {"starter": _starter}
 
 @dataclass(frozen=True)
 class Watch:
-    """Who hears of a download: ``notify`` of its size before it begins, ``progress`` of the bytes done and in all."""
+    """Who hears of a download: ``notify`` of its size before it begins, ``progress`` of the bytes done and in all.
+    Without ``fetch`` there is none: what is not here is refused."""
 
     notify: hub.Notify | None = None
     progress: hub.Progress | None = None
+    fetch: bool = True
 
 
-def find_model(model: str | Path, watch: Watch | None = None, components: Collection[str] | None = None) -> Path:
+def find_model(
+    model: str | Path,
+    watch: Watch | None = None,
+    components: Collection[str] | None = None,
+    variant: str | None = None,
+) -> Path:
     """Where ``model`` lies, or only its ``components``; one that is named but not here yet is fetched, after ``watch``
-    was told.
+    was told, in this ``variant`` (None: the one that suits it).
 
     Raises:
         ModelNotFoundError: it is neither a name nor a path to something.
+        CheckpointError: it is the name of a pipeline that frolic does not know.
         UnsafeFileError: it is a pickle.
         NetworkError: it has to be fetched and cannot be.
     """
@@ -62,13 +70,35 @@ def find_model(model: str | Path, watch: Watch | None = None, components: Collec
         from frolic.io import hub
 
         heard = watch or Watch()
-        named = hub.resolve(model, short.values(), components=components, notify=heard.notify, progress=heard.progress)
+        if not heard.fetch:
+            _require_here(model, short.values(), components, variant)
+        named = hub.resolve(
+            model,
+            short.values(),
+            components=components,
+            variant=variant,
+            classes=[name for family in families().values() for name in family.pipeline_classes],
+            notify=heard.notify,
+            progress=heard.progress,
+        )
     if named is not None:
         return named
     hint = nearest(str(model), [*ALIASES, *short]) or (
         f"; known: {', '.join(ALIASES)}, what `frolic models list` shows, org/name on the Hub, or the path of a model."
     )
     raise ModelNotFoundError(f"There is no model {str(model)[:200]!r}{hint}")
+
+
+def _require_here(
+    model: str, published: Iterable[Published], components: Collection[str] | None, variant: str | None
+) -> None:
+    from frolic.io import cache, hub_names
+
+    found = hub_names.named(model, published)
+    if found is not None and cache.cached(found[0], components, variant) is None:
+        raise ModelNotFoundError(
+            f"{model} is not on this machine; `frolic models pull {model} --dry-run` says how much there is to fetch."
+        )
 
 
 def published_names() -> dict[str, Published]:

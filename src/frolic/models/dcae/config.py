@@ -72,13 +72,11 @@ class DCAEConfig:
         self, height: int, width: int, itemsize: int, budget: int, device: str, tiling: str = "auto"
     ) -> tuple[int, bool]:
         """What decoding ``height`` x ``width`` latents holds at once beside the weights, and whether it is done in
-        strips, with ``budget`` bytes to spare."""
+        strips, where ``budget`` bytes are free."""
         from frolic.models.dcae import sizes  # it imports this
 
         pixels = (height * self.stride, width * self.stride)
-        tile = None if tiling == "off" else sizes.tile_for(self, *pixels, itemsize, budget, device)
-        if tile is None and tiling == "on":
-            tile = sizes.PLANNED
+        tile = sizes.tile_for(self, *pixels, itemsize, budget, device, tiling)
         return sizes.decode_bytes(self, *pixels, itemsize, tile, device), tile is not None
 
     def decode_flops(self, height: int, width: int) -> float:

@@ -6,7 +6,7 @@ import re
 
 from frolic.errors import CheckpointError
 from frolic.models.dcae.config import RES, VIT, DCAEConfig, Stage
-from frolic.models.layouts import Guess, Shapes
+from frolic.models.layouts import Guess, Shapes, required, shape_of
 
 SCALING_FACTOR = 0.41407
 """How SANA scales the latents of its autoencoders; other models scale those of theirs otherwise."""
@@ -20,11 +20,13 @@ def guess(shapes: Shapes) -> Guess:
     """
     encoder, decoder = _stages(shapes, "encoder"), _stages(shapes, "decoder")
     base = DCAEConfig()
-    mix = next((shape for name, shape in shapes.items() if re.search(r"\.aggreg\.\d+\.1\.weight$", name)), None)
+    mixing = next((name for name in shapes if re.search(r"\.aggreg\.\d+\.1\.weight$", name)), "")
+    mix = shape_of(shapes, mixing, 4)
     averaged = "encoder.project_out.main.op_list.0.conv.weight"
     repeated = "decoder.project_in.main.conv.weight"
-    latents = shapes.get(averaged) or shapes.get(averaged.replace(".main", ""))
-    pixels = shapes.get("encoder.project_in.conv.weight") or shapes.get("encoder.project_in.conv.conv.weight")
+    latents = shape_of(shapes, averaged, 4) or shape_of(shapes, averaged.replace(".main", ""), 4)
+    first = "encoder.project_in.conv."
+    pixels = shape_of(shapes, f"{first}weight", 4) or shape_of(shapes, f"{first}conv.weight", 4)
     if latents is None or pixels is None:
         raise CheckpointError("The autoencoder's first or last convolution is missing; get the file again.")
     strided = any(re.fullmatch(r"encoder\..*\.main\.conv\.weight", name) for name in shapes)
@@ -47,7 +49,8 @@ def guess(shapes: Shapes) -> Guess:
 def _interpolates(shapes: Shapes, stages: tuple[Stage, ...]) -> bool:
     """Whether the decoder enlarges first and then convolves; otherwise it makes four pixels' channels at once."""
     widths = [
-        (shapes.get(f"decoder.stages.{i}.op_list.0.main.conv.conv.weight"), s.width) for i, s in enumerate(stages)
+        (shape_of(shapes, f"decoder.stages.{i}.op_list.0.main.conv.conv.weight", 4), s.width)
+        for i, s in enumerate(stages)
     ]
     return any(shape is not None and shape[0] == width for shape, width in widths)
 
@@ -56,16 +59,16 @@ def _stages(shapes: Shapes, side: str) -> tuple[Stage, ...]:
     """One side's stages, numbered from full resolution down."""
     found: dict[int, dict[int, tuple[str, int]]] = {}
     kernels: dict[int, set[tuple[int, int]]] = {}
-    for name, shape in shapes.items():
-        if not (match := re.fullmatch(rf"{side}\.stages\.(\d+)\.op_list\.(\d+)\.(.+)", name)):
+    for name in shapes:
+        if not (match := re.fullmatch(rf"{side}\.stages\.(\d{{1,4}})\.op_list\.(\d{{1,4}})\.(.+)", name)):
             continue
         stage, block, rest = int(match[1]), int(match[2]), match[3]
         if rest == "main.conv1.conv.weight":
-            found.setdefault(stage, {})[block] = (RES, shape[0])
+            found.setdefault(stage, {})[block] = (RES, required(shapes, name, 4)[0])
         elif rest == "context_module.main.proj.conv.weight":
-            found.setdefault(stage, {})[block] = (VIT, shape[0])
-        elif more := re.fullmatch(r"context_module\.main\.aggreg\.(\d+)\.0\.weight", rest):
-            kernels.setdefault(stage, set()).add((int(more[1]), shape[-1]))
+            found.setdefault(stage, {})[block] = (VIT, required(shapes, name, 4)[0])
+        elif more := re.fullmatch(r"context_module\.main\.aggreg\.(\d{1,4})\.0\.weight", rest):
+            kernels.setdefault(stage, set()).add((int(more[1]), required(shapes, name, 4)[-1]))
     if 0 not in found and 1 in found:
         # A first stage without blocks has no tensors; its width is never used.
         found[0] = {}

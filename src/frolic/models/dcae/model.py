@@ -8,7 +8,7 @@ undoing it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -198,15 +198,25 @@ class Up(nn.Module):
             return Local((self.conv, unfolded), shortcut)
         weight = self.conv.weight
         frozen = not (torch.is_grad_enabled() or weight.is_inference())
-        return Local((self._doubling(),) if frozen and weight.device.type == "cpu" else (doubled, self.conv), shortcut)
+        if frozen and weight.device.type == "cpu":
+            return Local((self._doubling(),), shortcut)
+        self._merged = None
+        return Local((doubled, self.conv), shortcut)
 
     def _doubling(self) -> Doubling:
-        """Kept until the weights change."""
+        """Kept until the weights change or move."""
         weight = self.conv.weight
         state = (weight.data_ptr(), weight._version, weight.dtype)
         if self._merged is None or self._merged[0] != state:
+            self._merged = None  # before there are two
             self._merged = state, Doubling.of(self.conv)
         return self._merged[1]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Up:
+        """What ``to`` and its like come down to."""
+        self._merged = None
+        super()._apply(fn, recurse)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer()(x)

@@ -14,8 +14,12 @@ Side = Literal["encoder", "decoder"]
 TILES = (8, 16, 32, 64, 128, 256, 512, 1024)
 """Rows of pixels at a time."""
 
-PLANNED = 64
-"""The tile to plan with where the one that will be used is not known."""
+SPARE = 0.8
+"""Of the free memory, what may be planned with: estimates err, and others allocate too."""
+
+_ADDRESSED = 2**31
+"""So many numbers a tensor must not have off the CPU: kernels there count them in 32 bits, and some, like CUDA's
+nearest upsampling of channels-last tensors, leave zeros beyond and say nothing."""
 
 _CACHED = 16 * 2**20
 """Tensors of this many bytes stay in the cache of a processor, and in the heap of a process: larger ones are mapped
@@ -28,11 +32,12 @@ class Cost:
 
     At its peak it holds, for every position of the finer of the two, ``plain`` numbers of the model's dtype and
     ``wide`` ones that are float32 where a norm or an attention is computed so. ``held`` numbers a column stay from one
-    strip of rows to the next.
+    strip of rows to the next. ``widest``: the numbers of its widest tensor, for a position of the finer of the two.
     """
 
     inside: int
     outside: int
+    widest: float
     plain: float
     wide: float
     held: float = 0.0
@@ -59,36 +64,44 @@ def costs(config: DCAEConfig, side: Side) -> list[Cost]:
     at = 1 if encodes else config.stride
     found: list[Cost] = []
 
-    def change(channels: int, to: int) -> None:
+    def widest(before: int, channels: int, to: int) -> float:
+        """Where a side is doubled, ``before`` channels are there four times, or four times the new ones at first."""
+        finer = at if to < at and config.up != "interpolate" else min(at, to)
+        return max(before / finer**2, channels / to**2) * min(at, to) ** 2
+
+    def change(before: int, channels: int, to: int) -> None:
         nonlocal at
-        found.append(Cost(at, to, 4.0 * channels, 0.0, 6.0 * channels))
+        found.append(Cost(at, to, widest(before, channels, to), 4.0 * channels, 0.0, 6.0 * channels))
         at = to
 
     first = stages[0][1].layers > 0
     if encodes:
-        change(stages[0 if first else 1][1].width, 1 if first else 2)
+        change(config.in_channels, stages[0 if first else 1][1].width, 1 if first else 2)
     else:
         stages.reverse()
-        change(stages[0][1].width, at)
+        change(config.latent_channels, stages[0][1].width, at)
     for i, stage in stages:
         width = stage.width
         changes = i < len(stages) - 1 and stage.layers > 0
         if changes and not encodes:
-            change(width, at // 2)
+            change(config.decoder[i + 1].width, width, at // 2)
         for _ in range(stage.layers):
             if stage.kind == VIT:
                 scales, reach = 1 + len(stage.kernels), max(stage.kernels, default=1)
-                found.append(Cost(at, at, 1 + 5.0 * scales * width, 4.0 * scales * width, 5.0 * reach * width, True))
-                found.append(Cost(at, at, 18.0 * width, 0.0, 17.0 * width))
+                wide = 4.0 * scales * width
+                found.append(
+                    Cost(at, at, 3 * scales * width, 1 + 5.0 * scales * width, wide, 5.0 * reach * width, attends=True)
+                )
+                found.append(Cost(at, at, 8 * width, 18.0 * width, 0.0, 17.0 * width))
             else:
-                found.append(Cost(at, at, (1.5 if encodes else 0.5) * width, 4.0 * width, 6.0 * width))
+                found.append(Cost(at, at, width, (1.5 if encodes else 0.5) * width, 4.0 * width, 6.0 * width))
         if changes and encodes:
-            change(width, at * 2)
+            change(width, config.encoder[i + 1].width, at * 2)
     if encodes:
-        change(config.latent_channels, at)
+        change(config.encoder[-1].width, config.latent_channels, at)
     else:
         width = config.decoder[0 if first else 1].width
-        found.append(Cost(at, 1, 0.5 * width, 4.0 * width, 3.0 * width))
+        found.append(Cost(at, 1, widest(width, config.in_channels, 1), 0.5 * width, 4.0 * width, 3.0 * width))
     return found
 
 
@@ -143,20 +156,39 @@ def _bytes(
         return int(pixels + merged + height * width * max(price.bytes(size, wide) for price in prices))
     most = 0.0
     for part in passes(prices, tile):
-        layers = prices[part.start : part.end]
-        before, after = layers[0].inside, layers[-1].outside
-        coarsest = max(price.at for price in layers)
-        rows = part.inside * before
-        strip = 0.0
-        for price in layers:
-            # The first strip is longer by what the later layers look ahead, and the last ones have what is left.
-            ahead = 7 * price.at if side == "decoder" else 5 * coarsest
-            held = max(rows, 4 * coarsest if len(layers) > 2 else 0) + ahead
-            strip = max(strip, min(height, held) * width * price.bytes(size, wide))
-        strip += sum(price.held * size * width / price.at for price in layers)
-        whole = sum(_channels(config, side, at) * height * width / at**2 for at in {before, after} if at > 1)
-        most = max(most, strip + whole * size)
+        strips = _strips(prices, part, side, height)
+        strip = max(rows * width * price.bytes(size, wide) for price, rows in strips)
+        strip += sum(price.held * size * width / price.at for price, _ in strips)
+        most = max(most, strip + size * sum(_joints(config, side, prices, part, height, width)))
     return int(pixels + merged + most)
+
+
+def _strips(prices: Sequence[Cost], part: Pass, side: Side, height: int) -> list[tuple[Cost, int]]:
+    """The layers of a pass, and how many rows of pixels each is given at once at most."""
+    layers = prices[part.start : part.end]
+    coarsest = max(price.at for price in layers)
+    rows = max(part.inside * layers[0].inside, 4 * coarsest if len(layers) > 2 else 0)
+    # The first strip is longer by what the later layers look ahead, and the last ones have what is left.
+    return [(price, min(height, rows + (7 * price.at if side == "decoder" else 5 * coarsest))) for price in layers]
+
+
+def _joints(config: DCAEConfig, side: Side, prices: Sequence[Cost], part: Pass, height: int, width: int) -> list[float]:
+    """The numbers of the whole pictures that a pass reads and makes, but for pixels."""
+    sides = {prices[part.start].inside, prices[part.end - 1].outside}
+    return [_channels(config, side, at) * height * width / at**2 for at in sides if at > 1]
+
+
+def largest(config: DCAEConfig, side: Side, height: int, width: int, tile: int | None) -> int:
+    """The most numbers of any one tensor for ``height`` x ``width`` pixels, whole or in strips of ``tile`` rows; for
+    strips not below it."""
+    prices = costs(config, side)
+    if tile is None:
+        return int(max(height * width * price.widest / price.at**2 for price in prices))
+    most = float(config.in_channels * height * width)
+    for part in passes(prices, tile):
+        strips = (rows * width * price.widest / price.at**2 for price, rows in _strips(prices, part, side, height))
+        most = max(most, *strips, *_joints(config, side, prices, part, height, width))
+    return int(most)
 
 
 def _channels(config: DCAEConfig, side: Side, at: int) -> int:
@@ -177,18 +209,25 @@ def tile_for(
     height: int,
     width: int,
     itemsize: int,
-    budget: int,
+    free: int,
     device: str = "cpu",
+    tiling: str = "auto",
     side: Side = "decoder",
 ) -> int | None:
-    """The rows of pixels to compute at a time within ``budget`` bytes; None is all at once. Where even the smallest
-    strips do not fit, it is the smallest."""
+    """The rows of pixels to compute at a time, where ``free`` bytes are; None is all at once. ``tiling``: "auto" takes
+    what fits and is fast, "on" the same but never all at once, "off" all at once if the device can count so many
+    numbers. Where even the smallest strips do not fit, it is the smallest."""
     row = (config.decoder if side == "decoder" else config.encoder)[0].width * width * itemsize
     # What is fastest on a processor is what its cache holds; elsewhere it is all at once.
-    fast = [tile for tile in TILES if tile == TILES[0] or device != "cpu" or tile * row <= _CACHED]
-    whole = device != "cpu" or height * row <= _CACHED
-    sizes: list[int | None] = [*([None] if whole else []), *reversed(fast)]
-    fitting = (tile for tile in sizes if _bytes(config, side, height, width, itemsize, tile, device) <= budget)
+    fast = [t for t in TILES if t == TILES[0] or (t < height and (device != "cpu" or t * row <= _CACHED))]
+    whole = tiling == "off" or (tiling == "auto" and (device != "cpu" or height * row <= _CACHED))
+    tiles: list[int | None] = [*([None] if whole else []), *reversed(fast)]
+    if device != "cpu":
+        tiles = [tile for tile in tiles if largest(config, side, height, width, tile) < _ADDRESSED]
+    if tiling == "off" and None in tiles:
+        return None
+    budget = int(SPARE * free)
+    fitting = (tile for tile in tiles if _bytes(config, side, height, width, itemsize, tile, device) <= budget)
     return next(fitting, TILES[0])
 
 

@@ -8,7 +8,6 @@ B batch, C latent channels, H/W latent height and width, L image tokens, D width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Self, get_args
 
@@ -83,16 +82,6 @@ class SanaControl:
     signal: Tensor
     scale: float
     injection: Injection
-
-    @staticmethod
-    def cat(parts: Sequence[SanaControl]) -> SanaControl:
-        """Stack controls of one request (same ControlNet, scale and injection) along the batch."""
-        context = SanaContext.cat([part.context for part in parts])
-        return replace(parts[0], context=context, signal=torch.cat([part.signal for part in parts]))
-
-    def rows(self, index: Tensor) -> SanaControl:
-        """The samples that ``index`` [B'] names, in its order (repeats allowed)."""
-        return replace(self, context=self.context.rows(index), signal=self.signal[index])
 
     def begin(self, x_BCHW: Tensor, t_B: Tensor) -> ControlBranch:
         """One step, for the latents and the (scaled) timesteps that the transformer gets."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from frolic.errors import CheckpointError
-from frolic.models.layouts import Guess, Shapes
+from frolic.models.layouts import Guess, Shapes, required, shape_of
 from frolic.models.sana.config import SanaConfig, SanaControlNetConfig
 
 HEAD_DIM = 32
@@ -38,11 +38,11 @@ def guess_controlnet(shapes: Shapes) -> Guess:
 
 def _guess(shapes: Shapes, blocks: str, kind: type[SanaConfig]) -> Guess:
     first = f"{blocks}.0." + ("copied_block." if blocks == "controlnet" else "")
-    width, channels, patch, _ = _of(shapes, "x_embedder.proj.weight", 4)
-    caption = _of(shapes, "y_embedder.y_proj.fc1.weight", 2)[1]
-    hidden = _of(shapes, f"{first}mlp.point_conv.conv.weight", 4)[1]
-    out = shapes.get("final_layer.linear.weight", (channels * patch * patch,))[0]
-    numbers = [int(m[1]) for name in shapes if (m := re.match(rf"{blocks}\.(\d+)\.", name))]
+    width, channels, patch, _ = required(shapes, "x_embedder.proj.weight", 4)
+    caption = required(shapes, "y_embedder.y_proj.fc1.weight", 2)[1]
+    hidden = required(shapes, f"{first}mlp.point_conv.conv.weight", 4)[1]
+    out = (shape_of(shapes, "final_layer.linear.weight", 2) or (channels * patch * patch,))[0]
+    numbers = [int(m[1]) for name in shapes if (m := re.match(rf"{blocks}\.(\d{{1,4}})\.", name))]
     size, scale, assumed = _positions(shapes, patch)
     heads, head_dim = (width // HEAD_DIM, HEAD_DIM) if width % HEAD_DIM == 0 else (1, width)
     cross = CROSS_HEADS.get(width, 1)
@@ -78,13 +78,13 @@ def _guess(shapes: Shapes, blocks: str, kind: type[SanaConfig]) -> Guess:
 
 def _positions(shapes: Shapes, patch: int) -> tuple[int, float | None, dict[str, str]]:
     """Side of the latents it was trained on, scale of the positions it adds (or None), and what of that is assumed."""
-    table = shapes.get("pos_embed")
+    table = shape_of(shapes, "pos_embed", 3)
     if table is None:
         size = SanaConfig().sample_size
         said = f"The file does not say what size it was trained for; {size * 32} pixels without positions are assumed."
         return size, None, {"sample_size": said, "interpolation_scale": said}
-    side = math.isqrt(table[-2]) if len(table) == 3 else 0
-    if side < 1 or side * side != table[-2]:
+    side = math.isqrt(table[1])
+    if side * side != table[1]:
         raise CheckpointError(f"The table of positions is {'x'.join(map(str, table))}, which is no square of tokens.")
     scale = POSITIONS.get(side)
     does = "adds none" if scale is None else f"adds them at scale {scale}"
@@ -92,12 +92,3 @@ def _positions(shapes: Shapes, patch: int) -> tuple[int, float | None, dict[str,
         f"Whether the model adds positions is not in the file; at {side} x {side} tokens it is assumed that it {does}."
     )
     return side * patch, scale, {"interpolation_scale": said}
-
-
-def _of(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
-    shape = shapes.get(name)
-    if shape is None or len(shape) != dimensions or 0 in shape:
-        raise CheckpointError(
-            f"The transformer's {name} is missing or has no {dimensions} dimensions; get the file again."
-        )
-    return shape

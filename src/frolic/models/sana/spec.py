@@ -54,6 +54,7 @@ SANA = FamilySpec(
             keymap=dcae_keys,
             layouts={"original": dcae_original_keys},
             guess=guess_dcae,
+            channels_last=True,
         ),
         "text_encoder": ComponentSpec(
             class_names=("Gemma2Model", "Gemma2ForCausalLM"),
