@@ -18,7 +18,7 @@ from frolic.io.folder import INDEX, Component, ModelFolder, open_folder, read_co
 from frolic.io.problems import Problems
 from frolic.io.safetensors import Entry, read_headers
 from frolic.keymap import KeyMap
-from frolic.models.layouts import locate, maps_of
+from frolic.models.layouts import DIFFUSERS, locate, maps_of
 from frolic.models.registry import families
 from frolic.plan.dtypes import choose_dtypes
 from frolic.plan.find import Watch, choose_device, find_model
@@ -170,8 +170,9 @@ def make_plan(
     entries = {name: first[name].entries for name in specs if name in first}
     dtypes = choose_dtypes(dtype, chosen_device, entries, known, alike, folder.family.dtypes)
     # What is stored in the very dtype is less to read.
-    best = {name: _part(part, _variant_of(part, dtypes[name], variant)) for name, part in own.items()}
-    ordered = {name: {**best, **loose}[name] for name in specs if name in first}
+    better = {name: _variant_of(part, dtypes[name], variant) for name, part in own.items()}
+    best = {name: _part(own[name], chosen) for name, chosen in better.items() if chosen != variant}
+    ordered = {name: {**first, **best}[name] for name in specs if name in first}
     plan = BuildPlan(
         name=folder.name if origin is path else origin.stem,
         version=folder.version if origin is path else "",
@@ -198,9 +199,10 @@ def make_plan(
 
 
 def _variant_of(component: Component, dtype: torch.dtype, asked: str | None) -> str | None:
-    """The file to read for ``dtype``: the one that was asked for, or the one that is stored so, or any."""
+    """The file to read for ``dtype``: the one that was asked for, or one that is stored so and is not the first."""
     fitting = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "")
-    return asked if asked is not None else fitting if fitting in component.weights else None
+    others = list(component.weights)[1:]
+    return fitting if asked is None and fitting in others else asked
 
 
 def _part(component: Component, variant: str | None) -> Part:
@@ -212,9 +214,12 @@ def _part(component: Component, variant: str | None) -> Part:
     place = have[variant] if variant is not None else next(iter(have.values()))
     entries = read_headers(place)
     # The names decide: a Gemma 2 comes with its vocabulary head around it or without, whatever its class is called.
-    maps = maps_of(component.spec, component.config)
-    layout = max(maps, key=lambda name: sum(maps[name].knows(key) or maps[name].drops(key) for key in entries))
-    return Part(component.name, component.spec, component.config, layout, maps[layout], entries, place.parent)
+    keymap, layout = component.spec.keymap(component.config), DIFFUSERS
+    if not keymap.knows(next(iter(entries), "")):
+        maps = maps_of(component.spec, component.config)
+        layout = max(maps, key=lambda name: sum(maps[name].knows(key) or maps[name].drops(key) for key in entries))
+        keymap = maps[layout]
+    return Part(component.name, component.spec, component.config, layout, keymap, entries, place.parent)
 
 
 def _loose(name: str, spec: ComponentSpec, path: Path) -> Part:
