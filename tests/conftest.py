@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import pytest
 from tiny import write_tiny_folder
 
 if TYPE_CHECKING:
+    from fake_hub import FakeHub
     from frolic.pipeline import Pipeline
 
 # No test may reach the network; those of the Hub take this away and serve their own.
@@ -38,6 +39,15 @@ def tiny(tiny_folder: Path) -> Pipeline:
     import frolic
 
     return frolic.load(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeHub]:
+    """A Hub on this machine's loopback, for what ``fake_hub.prepare`` points at it."""
+    from fake_hub import serving
+
+    with serving() as hub:
+        yield hub
 
 
 @dataclass(frozen=True)

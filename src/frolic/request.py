@@ -179,6 +179,11 @@ class Request:
         return cls(prompts, seed=seed, **{key: value for key, value in fields.items() if value is not None})
 
     @property
+    def guided(self) -> bool:
+        """Whether a completed request has an unconditional branch, and so a use for its negative prompt."""
+        return self.guidance_scale is not None and self.guidance_scale > 1
+
+    @property
     def pictures(self) -> int:
         """How many pictures this asks for."""
         return len(self.prompts) * self.num_images
@@ -232,10 +237,9 @@ class Request:
         problems = []
         if complete.binning and not defaults.bin_base:
             problems.append("this model has no table of sizes it was trained with; leave out binning")
-        guided = (complete.guidance_scale or 0) > 1
-        if complete.apg and not guided:
+        if complete.apg and not complete.guided:
             problems.append("apg needs a guidance_scale above 1")
-        if complete.guidance_interval is not None and not (guided or complete.pag_scale):
+        if complete.guidance_interval is not None and not (complete.guided or complete.pag_scale):
             problems.append("guidance_interval needs guidance: a guidance_scale above 1")
         if complete.pag_scale and (last := max(complete.pag_layers or (0,))) >= blocks:
             problems.append(f"pag_layers: there is no block {last} to perturb; this model has 0 to {blocks - 1}")

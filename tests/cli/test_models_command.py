@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from fake_hub import FakeHub, prepare, serving
+from fake_hub import FakeHub, prepare
 from frolic.cli import models
 from frolic.io import hub
 from frolic.io.cache import cached
@@ -17,12 +17,6 @@ from frolic.spec import Published
 
 Command = Callable[..., Any]
 REPO = "acme/tiny"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeHub]:
-    with serving() as hub:
-        yield hub
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
-from fake_hub import FakeHub, prepare, serving
+from fake_hub import FakeHub, prepare
 from frolic.errors import AccessError, FileError, ModelNotFoundError, NetworkError, ResourceError
 from frolic.io import hub, transfer
 from frolic.io.cache import cached, listing, origin, remove
@@ -36,12 +35,6 @@ FILES = {
     "sample.png": b"not needed",
 }
 NAME = HubName(REPO)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeHub]:
-    with serving() as hub:
-        yield hub
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fake_hub import FakeHub, prepare, serving
+from fake_hub import FakeHub, prepare
 from frolic.errors import CheckpointError, FileError, ModelNotFoundError, NetworkError, UnsafeFileError
 from frolic.io import hub, transfer
 from frolic.io.cache import cached
@@ -35,12 +34,6 @@ FILES = {
     VAE: b"v" * 5000,
 }
 NAME = HubName(REPO)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeHub]:
-    with serving() as hub:
-        yield hub
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def run(arguments: Sequence[str]) -> None:
                 report.note(note)
         result = _draw(pipeline, request, pictures, report, inputs, replay if kept is not None else None)
         for index, place in zip(pictures, places, strict=True):
-            # A record names the weights by their hash, which is minutes of reading for a large model.
+            # A record names the weights by their hash, which takes seconds of reading for a large model.
             record = None if options.no_metadata else result.record(index)
             path = _write(result.images[index], record, place, options)
             report.image(path, result.seeds[index], result.request.prompt_of(index))
@@ -171,7 +171,8 @@ def _resume(options: argparse.Namespace) -> None:
     with Report(as_json=options.json, quiet=options.quiet) as report:
         # Only the autoencoder is needed, and memory was what there was too little of.
         model = options.model or model_of(records[0], options.resume_decode)
-        pipeline = _load(model, {"memory": "low", **chosen}, report, Path(), fetch=options.model is not None)
+        with _uncollected():
+            pipeline = _load(model, {"memory": "low", **chosen}, report, Path(), fetch=options.model is not None)
         if pipeline.card.hash != records[0]["model"]["hash"]:
             report.note(f"These are not the weights that made {options.resume_decode}; the picture may differ.")
         notes: list[str] = []

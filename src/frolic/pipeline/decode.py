@@ -16,6 +16,7 @@ from frolic.errors import NumericsError, ResourceError, is_out_of_memory
 from frolic.models.dcae import DCAE
 from frolic.models.dcae.sizes import TILES, Side, tile_for
 from frolic.models.dcae.tiling import decode_tiled, encode_tiled
+from frolic.pipeline.finite import require_finite
 from frolic.pipeline.parts import lasting
 
 _Work = Callable[[torch.device, torch.dtype, int | None], Tensor]
@@ -79,7 +80,7 @@ class DecodeStage:
                 f"Memory ran out while the picture of {width}x{height} was decoded;{kept} close other programs or ask "
                 "for a smaller size."
             )
-        _require_finite(pixels, "decoder")
+        require_finite(pixels, "The decoder")
         return pixels
 
     def encode(self, pixels_13HW: Tensor, *, notes: list[str]) -> Tensor:
@@ -102,7 +103,7 @@ class DecodeStage:
                 f"Memory ran out while the picture of {width}x{height} was encoded; close other programs or use a "
                 "smaller one."
             )
-        _require_finite(latents, "encoder")
+        require_finite(latents, "The encoder")
         return latents
 
     def _descend(self, side: Side, work: _Work, size: tuple[int, int], notes: list[str]) -> Tensor | None:
@@ -148,8 +149,3 @@ def _attempt(work: _Work, device: torch.device, dtype: torch.dtype, tile: int | 
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return None
-
-
-def _require_finite(tensor: Tensor, side: Side) -> None:
-    if not bool(torch.isfinite(tensor).all()):
-        raise NumericsError(f"The {side} gave values that are not finite; try --dtype float32.")

@@ -27,8 +27,8 @@ class Backbone(Protocol):
     """A transformer that takes the text once a request (``context``) and latents once a step (``denoise``).
 
     Contexts of equally wide texts stack with their class's ``cat``; ``rows`` selects from a stack, ``joined`` puts
-    selections one after the other. ``perturb`` and
-    ``control`` of ``denoise`` are what to perturb and what a ControlNet makes of a picture.
+    selections one after the other. ``perturb`` and ``control`` of ``denoise`` are what to perturb and what a ControlNet
+    makes of a picture.
     """
 
     config: Any
@@ -79,7 +79,7 @@ def encode_texts(stage: TextStage, request: Request) -> Encoded:
     encoded: Encoded = {}
     for prompt in dict.fromkeys(request.prompts):
         encoded[guidance.COND, prompt] = stage.encode(prompt)
-        if is_guided(request):
+        if request.guided:
             assert request.negative_prompt is not None
             encoded[guidance.UNCOND, prompt] = stage.unconditional(request.negative_prompt, prompt)
     return encoded
@@ -91,7 +91,7 @@ def cut_texts(stage: TextStage, request: Request) -> list[str]:
     for number, prompt in enumerate(request.prompts, 1):
         counts.setdefault(prompt, (f"prompt {number}", stage.count(prompt)))
     said = list(counts.values())
-    if is_guided(request):
+    if request.guided:
         assert request.negative_prompt is not None
         said.append(("the negative prompt", stage.count(request.negative_prompt, negative=True)))
     return [
@@ -167,7 +167,7 @@ def denoiser(
 
         return flow(velocity, timesteps)
 
-    if request.apg and is_guided(request):
+    if request.apg and request.guided:
         denoise = guidance.apg_batched(
             joint(branches),
             scale,
@@ -183,11 +183,6 @@ def denoiser(
         assert tied.known is not None
         denoise = guidance.keep(denoise, tied.known.to(device), tied.kept.to(device))
     return denoise
-
-
-def is_guided(request: Request) -> bool:
-    """Whether there is an unconditional branch, and so a use for the negative prompt."""
-    return request.guidance_scale is not None and request.guidance_scale > 1
 
 
 def _kind(branch: str) -> str:

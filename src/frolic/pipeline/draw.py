@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from frolic.errors import FrolicError, NumericsError, RequestError, ResourceError, is_out_of_memory
+from frolic.errors import FrolicError, RequestError, ResourceError, is_out_of_memory
 from frolic.io.tokenizer import Tokenizer
 from frolic.pipeline.denoise import Backbone, Texts, cut_texts, denoiser, encode_texts, prepare_texts
 from frolic.pipeline.finish import Finishing
+from frolic.pipeline.finite import require_finite
 from frolic.pipeline.inputs import Anchors, Given, Inputs, anchors, latents_size
 from frolic.pipeline.parts import Held, HeldEncoder
 from frolic.pipeline.result import ModelCard, Result, to_image
@@ -237,7 +238,7 @@ class Pipeline(Finishing):
                 x = None if latents is None else latents[rows.start : rows.stop]
                 for step in self._steps(request, rows, x, texts, tied, drawn):
                     x = step.x
-                    _require_finite(x, f"denoising, step {step.index + 1} of {step.total},")
+                    require_finite(x, f"Denoising, step {step.index + 1} of {step.total},")
                     done = number * step.total + step.index
                     yield Progress(done, step.total * len(firsts), first, Latents(step.denoised), self)
                 assert x is not None
@@ -345,8 +346,3 @@ class Pipeline(Finishing):
             "compat": self.compat,
             **({"inputs": hashes} if hashes else {}),
         }
-
-
-def _require_finite(tensor: Tensor, stage: str) -> None:
-    if not bool(torch.isfinite(tensor).all()):
-        raise NumericsError(f"{stage[0].upper()}{stage[1:]} gave values that are not finite; try --dtype float32.")

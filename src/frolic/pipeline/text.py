@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from frolic.errors import NumericsError
 from frolic.io.tokenizer import Tokenizer
+from frolic.pipeline.finite import require_finite
 from frolic.types import Compat, Conditioning
 
 _REMEMBERED = 16
@@ -89,8 +89,7 @@ class TextStage:
         # Remembered tensors must be usable in training too, whatever mode the caller is in.
         with torch.inference_mode(False), torch.no_grad():
             encoded = self._encode(ids, self._head if instructed else [], padding)
-        if not bool(torch.isfinite(encoded.embeds).all()):
-            raise NumericsError("The text encoder gave values that are not finite; try --dtype float32.")
+        require_finite(encoded.embeds, "The text encoder")
         self._texts[key] = encoded
         if len(self._texts) > _REMEMBERED:
             self._texts.popitem(last=False)

@@ -11,6 +11,7 @@ import torch
 from frolic.accel.memory import free_bytes
 from frolic.plan.build import BuildPlan
 from frolic.request import Request, batch_size
+from frolic.sampling import guidance
 
 _EFFICIENCY = 0.4
 """The share of a plain matrix product's speed that a whole picture is computed at."""
@@ -80,8 +81,7 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
     height, width = request.drawn(plan.defaults, vae.config.stride * config.patch_size)
     grid = (height // vae.config.stride, width // vae.config.stride)
     at_once = min(request.pictures, batch_size(height, width))
-    guided = (request.guidance_scale or 1) > 1
-    branches = 1 + guided + (request.pag_scale > 0)
+    branches = len(guidance.branches(request.guidance_scale or 1, request.pag_scale))
     tokens = grid[0] * grid[1] // config.patch_size**2
     text = plan.defaults.max_tokens
     free = free_bytes(plan.device)
