@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from frolic.data.starter.captions import captions, plain, with_article
+from frolic.data.starter.captions import captions, gendered, plain, plural, singular_noun, with_article
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,41 @@ def test_curated_phrasings_win_and_only_a_leading_determiner_is_cut() -> None:
 def test_never_more_than_four_and_never_twice() -> None:
     phrases = captions("x", ["a", "b", "b", "c", "d", "e"], [], ())
     assert phrases == ("a", "b", "c", "d")
+
+
+def test_forbidden_phrases_are_left_out_and_the_bare_name_follows_the_best_allowed_one() -> None:
+    phrases = captions("x", ["a bunny", "a rabbit"], [], (), lambda phrase: "bunny" in phrase)
+    assert phrases == ("a rabbit", "rabbit")
+    assert captions("bunny", [], [], (), lambda phrase: True) == ()
+
+
+def test_phrases_about_a_man_or_a_woman() -> None:
+    assert gendered("woman", ("a person rowing a boat", "person rowing a boat")) == ["a woman rowing a boat"]
+    assert gendered("man", ("an artist", "artist")) == ["a man artist", "a male artist"]
+
+
+def test_the_noun_is_the_first_phrase_with_an_article() -> None:
+    assert singular_noun(("glasses", "a pair of glasses", "an eyeglass")) == "pair of glasses"
+    assert singular_noun(("the sun", "broccoli")) == ""
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"),
+    [
+        ("red panda", "red pandas"),
+        ("slice of pizza", "slices of pizza"),
+        ("loaf of bread", "loaves of bread"),
+        ("kitchen knife", "kitchen knives"),
+        ("gingerbread man", "gingerbread men"),
+        ("jellyfish", "jellyfish"),
+        ("water buffalo", "water buffaloes"),
+        ("cherry", "cherries"),
+        ("toy", "toys"),
+        ("box", "boxes"),
+        ("jack-o-lantern", "jack-o-lanterns"),
+        ("t-rex", "t-rexes"),
+        ("mouse", "mice"),
+    ],
+)
+def test_plural(noun: str, expected: str) -> None:
+    assert plural(noun) == expected

