@@ -1,6 +1,6 @@
 import torch
 
-from frolic.data.compose import PALETTE, Layout, palette_tensor, place, render, scatter
+from frolic.data.compose import PALETTE, Layout, palette_tensor, place, render, scatter, stamp
 
 
 def square(side: int = 16) -> torch.Tensor:
@@ -48,3 +48,31 @@ def test_composition_is_a_function_of_the_generator():
     assert bool(((placed.centre - 0.5).abs() <= 0.05).all())
     assert torch.equal(placed.top, colours)
     assert len(PALETTE) == len(palette_tensor())
+
+
+def test_a_stamp_is_clipped_and_lies_where_it_should():
+    picture = torch.zeros(3, 20, 30)
+    sprite = square()[0].float() / 255
+    stamp(picture, sprite, 16, 22, -4)
+    assert torch.equal(picture[:, 0:8, 26:30], torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 8, 4))
+    assert picture[:, :, :26].sum() == 0 and picture[:, 8:].sum() == 0
+    stamp(picture, sprite, 16, 40, 40)
+    assert picture[:, 8:].sum() == 0, "wholly outside"
+
+
+def test_small_stamps_are_averages_rather_than_samples():
+    """Stripes one pixel wide, reduced eightfold, are an even gray: sampling would pick some of them."""
+    stripes = torch.ones(4, 64, 64)
+    stripes[:3, :, ::2] = 0
+    picture = torch.zeros(3, 8, 8)
+    stamp(picture, stripes, 8, 0, 0)
+    assert (picture[:, :, 1:-1] - 0.5).abs().max() < 0.03
+
+
+def test_a_shadow_lies_under_the_foot_and_nowhere_else():
+    bright, shaded = torch.ones(3, 32, 32), torch.ones(3, 32, 32)
+    sprite = square()[0].float() / 255
+    stamp(bright, sprite, 16, 8, 8)
+    stamp(shaded, sprite, 16, 8, 8, 0.4)
+    darker = (bright - shaded).amax(dim=0)
+    assert darker[20, 16] > 0.1 and darker[:14].max() < 0.02 and darker[28:].max() < 0.02

@@ -1,6 +1,7 @@
 """Compose cut-out sprites on backgrounds, a batch at a time and from a generator alone.
 
-B batch, N sprites, H/W side of a sprite, P side of the picture.
+B batch, N sprites, H/W side of a sprite or of a picture that need not be square, P side of a square picture,
+h/w of a part of it.
 """
 
 from __future__ import annotations
@@ -83,6 +84,18 @@ def scatter(count: int, sprites: int, generator: torch.Generator) -> Layout:
     )
 
 
+def strew(count: int, sprites: int, generator: torch.Generator) -> Layout:
+    """Small sprites anywhere, to be rendered over something."""
+    nothing = torch.zeros(count, 3)
+    return Layout(
+        sprite=torch.randint(sprites, (count,), generator=generator),
+        scale=uniform(generator, (count,), 0.25, 0.6),
+        centre=uniform(generator, (count, 2), 0.15, 0.85),
+        top=nothing,
+        bottom=nothing,
+    )
+
+
 def background(layout: Layout, side: int) -> Tensor:
     """Vertical gradients ``[B, 3, P, P]`` in [0, 1]."""
     ramp = torch.linspace(0, 1, side)[None, None, :, None]
@@ -107,3 +120,46 @@ def render(sprites_N4HW: Tensor, layout: Layout, side: int, under: Tensor | None
     layer = F.grid_sample(premultiplied, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     base = background(layout, side) if under is None else under
     return (layer[:, :3] + base * (1 - layer[:, 3:])) * 2 - 1
+
+
+def stamp(picture_3HW: Tensor, sprite_4HW: Tensor, side: int, left: int, top: int, shadow: float = 0.0) -> None:
+    """Draw ``sprite`` (float, straight alpha, in [0, 1]) over ``picture`` (in [0, 1]), in place: ``side`` pixels wide
+    with its corner at ``left`` and ``top``, any of which may lie outside.
+
+    It is reduced with as wide a filter as its size asks for, so that small things are as smooth as large ones.
+    ``shadow`` is how dark the ground gets under what the sprite shows.
+    """
+    alpha = sprite_4HW[3:]
+    layer = torch.cat([sprite_4HW[:3] * alpha, alpha])[None]
+    if side != layer.shape[-1]:
+        layer = F.interpolate(layer, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    if shadow:
+        _contact(picture_3HW, layer[0, 3], left, top, shadow)
+    height, width = picture_3HW.shape[1:]
+    y0, y1, x0, x1 = max(0, top), min(height, top + side), max(0, left), min(width, left + side)
+    if y0 < y1 and x0 < x1:
+        part = layer[0, :, y0 - top : y1 - top, x0 - left : x1 - left]
+        under = picture_3HW[:, y0:y1, x0:x1]
+        under.mul_(1 - part[3:]).add_(part[:3])
+
+
+def _contact(picture_3HW: Tensor, alpha_hw: Tensor, left: int, top: int, strength: float) -> None:
+    """A soft ellipse under the foot of what ``alpha`` shows."""
+    filled = (alpha_hw.amax(dim=1) > 0.5).nonzero()
+    if not len(filled):
+        return
+    first, last = int(filled[0]), int(filled[-1])
+    foot = alpha_hw[max(first, last - max(2, (last - first) // 6)) : last + 1].amax(dim=0)
+    columns = (foot > 0.5).nonzero()
+    if not len(columns):
+        return
+    wide = (int(columns[-1]) - int(columns[0]) + 1) / 2
+    across, down = wide * 1.12 + 2, max(2.0, min(0.3 * wide, 0.12 * len(alpha_hw)))
+    x, y = left + float(columns[0]) + wide, top + last + 1 - 0.35 * down
+    height, width = picture_3HW.shape[1:]
+    y0, y1 = max(0, int(y - 2 * down)), min(height, int(y + 2 * down) + 1)
+    x0, x1 = max(0, int(x - 2 * across)), min(width, int(x + 2 * across) + 1)
+    if y0 < y1 and x0 < x1:
+        rows, cols = torch.arange(y0, y1) + 0.5, torch.arange(x0, x1) + 0.5
+        far = ((cols - x) / across)[None] ** 2 + ((rows - y) / down)[:, None] ** 2
+        picture_3HW[:, y0:y1, x0:x1] *= 1 - strength * torch.exp(-1.5 * far * far)

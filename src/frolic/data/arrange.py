@@ -1,0 +1,141 @@
+"""Where the things of a scene go: sides and centres over the picture's short side.
+
+A frame of aspect a is ``max(1, a)`` wide and ``max(1, 1 / a)`` high. A thing is the square of its sprite, so that
+squares that do not overlap show things that do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+
+@dataclass(frozen=True)
+class Frame:
+    wide: float
+    high: float
+
+    @classmethod
+    def of(cls, aspect: float) -> Frame:
+        """``aspect``: width over height."""
+        return cls(max(1.0, aspect), max(1.0, 1 / aspect))
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A square with its centre at ``x`` and ``y``."""
+
+    side: float
+    x: float
+    y: float
+
+
+FLOOR = 0.9
+"""How far down things stand that stand on something, over the frame's height."""
+
+
+def alone(rng: Random, frame: Frame, low: float = 0.84, high: float = 0.94, shift: float = 0.03) -> Spot:
+    """One thing in the middle, within ``shift`` of it."""
+    x, y = (rng.uniform(-shift, shift) for _ in range(2))
+    return Spot(rng.uniform(low, high), frame.wide / 2 + x, frame.high / 2 + y)
+
+
+def standing(rng: Random, frame: Frame, low: float, high: float, floor: float = FLOOR) -> Spot:
+    """One thing whose foot is near ``floor``."""
+    side = rng.uniform(low, high)
+    x = frame.wide / 2 + rng.uniform(-0.08, 0.08)
+    return Spot(side, x, floor * frame.high + rng.uniform(-0.02, 0.02) - side / 2)
+
+
+def grid(rng: Random, frame: Frame, columns: int, rows: int, floor: float | None = None) -> list[Spot]:
+    """A thing in each cell, row by row; all nearly of one size. With ``floor`` the last row stands there."""
+    cell_x, cell_y = frame.wide / columns, frame.high / rows
+    common = min(cell_x, cell_y, 0.85) * rng.uniform(0.94, 1.0)
+    spots = []
+    for place in range(columns * rows):
+        column, row = place % columns, place // columns
+        side = common * rng.uniform(0.95, 1.0)
+        slack_x, slack_y = (cell_x - side) / 2, (cell_y - side) / 2
+        x = (column + 0.5) * cell_x + rng.uniform(-1, 1) * min(slack_x, 0.12)
+        y = (row + 0.5) * cell_y + rng.uniform(-1, 1) * min(slack_y, 0.12)
+        if floor is not None:
+            y = floor * frame.high - side / 2 + rng.uniform(-0.01, 0.01)
+        spots.append(Spot(side, x, y))
+    return spots
+
+
+def two(rng: Random, frame: Frame) -> list[Spot]:
+    """Two things in a row, in a tall frame one above the other, and sometimes across the corners of a square one."""
+    if frame.high > 1.25:
+        return grid(rng, frame, 1, 2)
+    if frame.wide > 1.25 or rng.random() < 0.75:
+        return grid(rng, frame, 2, 1)
+    low = rng.choice((True, False))
+    first, second = ((0.26, 0.27), (0.74, 0.73)) if low else ((0.26, 0.73), (0.74, 0.27))
+    spots = []
+    for x, y in (first, second):
+        side = rng.uniform(0.46, 0.5)
+        spots.append(Spot(side, x * frame.wide + rng.uniform(-0.01, 0.01), y * frame.high + rng.uniform(-0.015, 0.015)))
+    return spots
+
+
+def three(rng: Random, frame: Frame) -> list[Spot]:
+    """Three in a row where there is room for it, or two over one, or one over two."""
+    if frame.wide > 1.25:
+        return grid(rng, frame, 3, 1)
+    if frame.high > 1.25:
+        return grid(rng, frame, 1, 3)
+    spots = grid(rng, frame, 2, 2)
+    alone_at = rng.choice((0, 2))
+    top = spots[alone_at]
+    middle = Spot(top.side, frame.wide / 2 + rng.uniform(-0.2, 0.2), top.y)
+    return [middle, *spots[2:]] if alone_at == 0 else [*spots[:2], middle]
+
+
+def several(rng: Random, frame: Frame, count: int) -> list[Spot]:
+    """One to four of the same."""
+    if count == 1:
+        return [alone(rng, frame, 0.6, 0.92, 0.04)]
+    if count == 2:
+        return two(rng, frame)
+    if count == 3:
+        return three(rng, frame)
+    return grid(rng, frame, 2, 2)
+
+
+def side_by_side(rng: Random, frame: Frame, floor: float | None = None) -> list[Spot]:
+    """Left, then right, at about one height."""
+    spots = grid(rng, frame, 2, 1, floor)
+    if floor is not None:
+        return spots
+    y = frame.high / 2 + rng.uniform(-0.12, 0.12)
+    return [Spot(s.side, s.x, y + rng.uniform(-0.03, 0.03)) for s in spots]
+
+
+def stacked(rng: Random, frame: Frame) -> list[Spot]:
+    """Upper, then lower, at about one place from left to right."""
+    x = frame.wide / 2 + rng.uniform(-0.12, 0.12)
+    return [Spot(s.side, x + rng.uniform(-0.04, 0.04), s.y) for s in grid(rng, frame, 1, 2)]
+
+
+def in_front(rng: Random, frame: Frame) -> list[Spot]:
+    """What is behind, then what is in front of it: lower, to one side and drawn over it, so that most of both shows."""
+    back, front = rng.uniform(0.58, 0.64), rng.uniform(0.5, 0.56)
+    way = rng.choice((-1, 1))
+    x, y = frame.wide / 2, frame.high / 2
+    apart = rng.uniform(0.13, 0.17) * min(1.3, frame.wide)
+    behind = Spot(back, x - way * apart, y - 0.5 + back / 2 + rng.uniform(0.04, 0.08))
+    return [behind, Spot(front, x + way * apart, y + 0.5 - front / 2 - rng.uniform(0.06, 0.1))]
+
+
+def big_and_small(rng: Random, frame: Frame, floor: float | None = None) -> list[Spot]:
+    """The big one, then the small one, in a row with their feet at about one height; either may be on the left."""
+    big = rng.uniform(0.58, 0.64) * min(1.3, frame.wide)
+    small = rng.uniform(0.26, 0.32)
+    gap = min(0.08, (frame.wide - big - small) / 3)
+    start = (frame.wide - big - small - gap) / 2
+    foot = frame.high / 2 + big / 2 + rng.uniform(-0.06, 0.06) if floor is None else floor * frame.high
+    left = rng.random() < 0.5
+    big_x = start + big / 2 if left else frame.wide - start - big / 2
+    small_x = frame.wide - start - small / 2 if left else start + small / 2
+    return [Spot(big, big_x, foot - big / 2), Spot(small, small_x, foot - small / 2 - rng.uniform(0.0, 0.05))]
