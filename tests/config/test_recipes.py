@@ -96,6 +96,7 @@ def test_missing_keys_are_listed(tmp_path: Path) -> None:
         ("vars: {a: [1]}\nmodel: {x: 'a ${a}'}", "not a single value"),
         ("trainer: {batch_size: 5, accumulation: 2}", "does not divide"),
         ("trainer: {checkpoint_every: 3 weeks}", "10m"),
+        ("trainer: {init_step: 3}", "needs init_from"),
         ("trainer: 3", "'trainer'"),
     ],
 )

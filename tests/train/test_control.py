@@ -14,18 +14,16 @@ from safetensors.torch import load_file
 import frolic
 from frolic.config import load_recipe
 from frolic.data.controlled import hold_out
-from frolic.data.starter.concepts import Concept
-from frolic.data.starter.pack import SIDE, write
 from frolic.errors import CheckpointError, ConfigError
 from frolic.models.registry import families
 from frolic.train.jobs import JobRegistry
 from frolic.train.state import load_checkpoint
 from frolic.train.tasks import control
 from frolic.train.trainer import Outcome, Trainer
+from small_pack import write_small_pack
 from tiny import write_tiny_folder
 
 JOBS = JobRegistry({"control": "frolic.train.tasks.control"})
-NAMES = ("cup", "hat", "kite")
 
 
 @pytest.fixture
@@ -35,11 +33,7 @@ def base(tmp_path) -> Path:
 
 @pytest.fixture
 def pack(tmp_path) -> Path:
-    generator = torch.Generator().manual_seed(0)
-    sprites = torch.randint(0, 256, (len(NAMES), 4, SIDE, SIDE), dtype=torch.uint8, generator=generator)
-    concepts = [Concept(n, n, n, "objects", (f"a {n}", n), (f"{n} thing",), i == 0) for i, n in enumerate(NAMES)]
-    write(tmp_path / "pack", sprites, concepts, {})
-    return tmp_path / "pack"
+    return write_small_pack(tmp_path / "pack")
 
 
 @pytest.fixture
@@ -176,7 +170,7 @@ def test_latents_are_computed_once(tmp_path, base, folder, monkeypatch):
     ("change", "error", "said"),
     [
         ("data.side=30", ConfigError, "multiple of 4"),
-        ("data.held_out=3", ConfigError, "hold out fewer"),
+        ("data.held_out=9", ConfigError, "hold out fewer"),
         ("data.folder=x", ConfigError, "give one"),
         ("job.layers=2", CheckpointError, "fewer than 2"),
         ("job.injection=both", ConfigError, "injection"),

@@ -177,6 +177,10 @@ def test_weights_can_be_warm_started(tmp_path: Path) -> None:
         assert begun.step == 0 and not tensors["optimizer"]
         assert torch.equal(tensors["net"]["inner.weight"], averaged)
         assert torch.equal(tensors["net.ema"]["inner.weight"], averaged)
+    begun = train(tmp_path / "later", init_from=str(tmp_path / "a"), init_step=5)
+    assert begun.step == 6
+    (line,) = (tmp_path / "later" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 6, "one step was left"
     given: list[Path] = []
     export_folder = str(tmp_path / "a" / "export")
     job = Job(ToyObjective(), ToySource(), export, warm_start=given.append)

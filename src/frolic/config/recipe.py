@@ -152,9 +152,10 @@ class TrainerSection(Section):
         ema: decay of the averaged weights; 0 keeps none. It warms up as ``(1 + step) / (10 + step)``.
         keep: how many checkpoints stay.
         threads: CPU threads; 0 leaves torch's choice.
-        prefetch: batches prepared ahead on another thread; the run's numbers do not depend on it.
+        prefetch: batches prepared ahead, each on a thread of its own; the run's numbers do not depend on it.
         patience: updates in a row that may be skipped because they are not finite.
         init_from: a checkpoint, a run folder or an exported folder whose weights (only) the run starts from.
+        init_step: how many of ``steps`` those weights have behind them: schedule and batches go on from there.
     """
 
     steps: Positive
@@ -176,11 +177,18 @@ class TrainerSection(Section):
     tensorboard: bool = True
     patience: Positive = 20
     init_from: str | None = None
+    init_step: Count = 0
 
     @model_validator(mode="after")
     def _splits_evenly(self) -> TrainerSection:
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} does not divide by accumulation {self.accumulation}")
+        return self
+
+    @model_validator(mode="after")
+    def _begins_somewhere(self) -> TrainerSection:
+        if self.init_step and self.init_from is None:
+            raise ValueError(f"init_step {self.init_step} needs init_from, whose weights have those steps behind them")
         return self
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from frolic.data.cached import TextSet, Variants
+from frolic.data.cached import Captions, TextSet
 from frolic.data.compose import PALETTE, Layout, palette_tensor, place, render
 from frolic.data.starter.concepts import Concept
 from frolic.data.starter.texts import PLAIN, with_background
@@ -34,6 +34,18 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
+class Variants:
+    """What is made of each concept: ``plain`` pictures on the unmentioned background and ``coloured`` on each other
+    one; the sprite's side is ``scale`` of the picture's, its centre within ``shift`` of the middle."""
+
+    plain: int = 8
+    coloured: int = 1
+    scale: tuple[float, float] = (0.84, 0.94)
+    shift: float = 0.03
+    seed: int = 1
+
+
+@dataclass(frozen=True)
 class SpritePictures:
     """The starter's sprites on plain backgrounds: some pictures of each concept. ``sprites_mark`` is their
     fingerprint."""
@@ -51,17 +63,17 @@ class SpritePictures:
     @property
     def groups(self) -> Tensor:
         """[N]: the concept of each picture."""
-        return self._layout[0].sprite
+        return self._layout[1]
 
     @property
     def captions(self) -> Sequence[Sequence[str]]:
         names = list(PALETTE)
-        pairs = zip(self._layout[0].sprite.tolist(), self._layout[1].tolist(), strict=True)
+        pairs = zip(self._layout[1].tolist(), self._layout[2].tolist(), strict=True)
         return [[with_background(text, names[on]) for text in self.concepts[who].captions] for who, on in pairs]
 
     @cached_property
-    def _layout(self) -> tuple[Layout, Tensor]:
-        """Where everything goes, and the number of each background's colour."""
+    def _layout(self) -> tuple[Layout, Tensor, Tensor]:
+        """Where everything goes, and the numbers of each picture's concept and of its background's colour."""
         plain = list(PALETTE).index(PLAIN)
         others = [number for number in range(len(PALETTE)) if number != plain]
         each = torch.tensor([plain] * self.variants.plain + others * self.variants.coloured)
@@ -69,7 +81,8 @@ class SpritePictures:
         concept = torch.arange(len(self.concepts)).repeat_interleave(len(each))
         generator = torch.Generator().manual_seed(self.variants.seed)
         wide, shift = self.variants.scale, self.variants.shift
-        return place(concept, palette_tensor()[colour], generator, scale=wide, shift=shift), colour
+        sprite = torch.tensor([each.row for each in self.concepts])[concept]
+        return place(sprite, palette_tensor()[colour], generator, scale=wide, shift=shift), concept, colour
 
     def pixels(self, rows_B: Tensor) -> Tensor:
         """[B, 3, P, P] in [-1, 1]."""
@@ -86,26 +99,21 @@ class ControlledLatents:
     """``{"latents": [B, C, h, w], "control": [B, C, h, w], "text": [B, S, E], "mask": [B, S]}``: any of the pictures
     ``rows`` with any of its captions.
 
-    ``latents`` and ``control`` [N, C, h, w] are in half precision and in the transformer's scale. The captions of
-    picture n are ``order[first[n] : first[n] + count[n]]``, by their place in ``texts``.
+    ``latents`` and ``control`` [N, C, h, w] are in half precision and in the transformer's scale.
     """
 
     latents: Tensor
     control: Tensor
-    texts: TextSet
-    order: Tensor
-    first: Tensor
-    count: Tensor
+    captions: Captions
     rows: Tensor
-    tokens: int
 
     def batch(self, step: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         row = self.rows[torch.randint(len(self.rows), (size,), generator=generator)]
-        return self.of(row, (torch.rand(size, generator=generator) * self.count[row]).long())
+        return self.of(row, self.captions.any(row, generator))
 
     def of(self, row: Tensor, caption: Tensor) -> dict[str, Tensor]:
         """Those pictures with that one of each one's captions."""
-        text, mask = self.texts.rows(self.order[self.first[row] + caption], self.tokens)
+        text, mask = self.captions.rows(row, caption)
         latents, control = self.latents[row].float(), self.control[row].float()
         return {"latents": latents, "control": control, "text": text.float(), "mask": mask}
 
@@ -118,17 +126,12 @@ def controlled(
     captions: Sequence[Sequence[str]], latents: Tensor, control: Tensor, sentences: Sequence[str], texts: TextSet
 ) -> ControlledLatents:
     """Join pictures and their ``captions`` to ``texts``, which are the ``sentences`` encoded."""
-    place_of = {text: number for number, text in enumerate(sentences)}
-    count = torch.tensor([len(each) for each in captions])
+    tokens = int(texts.length.max())
     return ControlledLatents(
         latents=latents,
         control=control,
-        texts=texts,
-        order=torch.tensor([place_of[text] for each in captions for text in each]),
-        first=count.cumsum(0) - count,
-        count=count,
+        captions=Captions.of(captions, sentences, texts, tokens),
         rows=torch.arange(len(captions)),
-        tokens=int(texts.length.max()),
     )
 
 

@@ -26,10 +26,11 @@ def orthogonalise(x_NRC: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
     x = x_NRC.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
-        x = x.mT
+        x = x.mT.contiguous()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.mT
+        # On a CPU the product with a transposed view takes up to four times as long as this copy and a plain product.
+        gram = x @ x.mT.contiguous()
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
     return (x.mT if tall else x).to(x_NRC.dtype)
 

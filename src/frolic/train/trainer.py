@@ -102,6 +102,7 @@ class Trainer:
                 warm_start(Path(self.settings.init_from).expanduser(), self.job)
                 if self.ema is not None:
                     self.ema.restart(self.modules)
+                self.step = self.settings.init_step
             if self.settings.compile and has_compiler():
                 compile_parts(self.modules)
             elif self.settings.compile:

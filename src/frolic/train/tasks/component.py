@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from frolic.config import Recipe, Section
+from frolic.data.scenes import KINDS, TRAINING_MIX
 from frolic.data.starter.concepts import Concept
 from frolic.data.starter.pack import default_folder, read
 from frolic.errors import CheckpointError, ConfigError, nearest
@@ -24,6 +26,22 @@ DataT = TypeVar("DataT", bound=Section)
 
 WEIGHTS = {"text_encoder": "model.safetensors"}
 _DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def training_mix() -> dict[str, float]:
+    return dict(TRAINING_MIX)
+
+
+def _known_kinds(mix: dict[str, float]) -> dict[str, float]:
+    unknown = [f"{kind!r}{nearest(kind, KINDS)}" for kind in mix if kind not in KINDS]
+    if unknown or not sum(mix.values()):
+        raise ValueError(f"give {', '.join(KINDS)}, at least one of them above 0; not {', '.join(unknown) or mix}")
+    return mix
+
+
+Share = Annotated[float, Field(ge=0)]
+Mix = Annotated[dict[str, Share], AfterValidator(_known_kinds)]
+"""Kinds of scenes, each with its share."""
 
 
 class ModelSection(Section):
@@ -101,7 +119,9 @@ def weights_mark(folder: Path) -> str:
 
 def pack_mark(sprites: Tensor, concepts: list[Concept]) -> str:
     """A fingerprint of a training set: every pixel, every word."""
-    return hashlib.sha256(sprites.numpy().tobytes() + repr(concepts).encode()).hexdigest()
+    digest = hashlib.sha256(sprites.contiguous().numpy().data)  # not a copy: it is the better part of a gigabyte
+    digest.update(repr(concepts).encode())
+    return digest.hexdigest()
 
 
 def open_pack(folder: str | None) -> tuple[Tensor, list[Concept]]:

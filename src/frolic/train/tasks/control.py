@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from frolic.assemble import assemble
 from frolic.config import Positive, Recipe, Section
-from frolic.data.cached import TextSet, Variants
-from frolic.data.controlled import ControlledLatents, Pictures, SpritePictures, controlled, hold_out
+from frolic.data.cached import TextSet
+from frolic.data.controlled import ControlledLatents, Pictures, SpritePictures, Variants, controlled, hold_out
 from frolic.data.folder import PictureFolder
 from frolic.data.starter.fetch import home
 from frolic.errors import ConfigError, NumericsError
@@ -92,7 +92,7 @@ def build(recipe: Recipe) -> Job:
     with torch.no_grad():
         net = SanaControlNet.from_base(base, settings.layers).float()
     spec = families()[pipeline.card.family].optional["controlnet"]
-    width = whole.tokens
+    width = whole.captions.tokens
     objective = Control(
         base,
         net,

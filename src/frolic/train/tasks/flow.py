@@ -5,68 +5,101 @@ B batch, C latent channels, S tokens, E text width, P side of a picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from frolic.config import Recipe, Section
-from frolic.data.cached import LatentSet, Variants, captioned, encode_variants
-from frolic.data.compose import PALETTE
+from frolic.config import Positive, Recipe, Section
+from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
+from frolic.data.scenes import Scene, render, scenes
+from frolic.data.starter.concepts import Concept
 from frolic.data.starter.fetch import home
+from frolic.errors import ConfigError
 from frolic.io.tokenizer import Tokenizer
 from frolic.sampling.guidance import cfg
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.prediction import flow
 from frolic.sampling.solvers import SAMPLERS
+from frolic.train.batches import ahead
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.flow import Flow, FlowSettings
 from frolic.train.tasks.cache import cached
 from frolic.train.tasks.component import (
+    Mix,
     ModelSection,
+    Share,
     component_spec,
     load_weights,
     open_pack,
     pack_mark,
     read_component,
     sections,
+    training_mix,
     weights_mark,
     write_component,
 )
 from frolic.train.tasks.folder import Card, complete
 from frolic.types import Denoise
 
+_AT_ONCE = 64  # pictures rendered and encoded together
 _PREVIEW_PROMPTS = (
-    "a red panda", "a dog", "a cat", "a strawberry", "a hamburger", "an airplane", "a red heart", "a guitar",
-    "a fox on a blue background", "a pizza", "a tree", "a robot on a yellow background", "a fish", "a bicycle",
-    "a rose", "a rocket on a black background",
+    "a red panda", "a dog", "a cat on grass", "a strawberry", "a hamburger", "an airplane in the sky", "a blue car",
+    "a guitar", "a fox on a blue background", "a pizza and a banana", "three apples", "a robot on a yellow background",
+    "a fish to the left of a cat", "flat icon of a dog", "two roses", "a rocket in the night sky",
 )  # fmt: skip
 
 
 class Settings(FlowSettings):
     """``tokens``: longest caption. ``card``: how the finished model presents itself."""
 
-    tokens: int = 16
+    tokens: int = 24
     card: Card
 
 
 class Data(Section):
     """``autoencoder`` and ``text`` are folders that hold ``vae`` and ``text_encoder`` with ``tokenizer``: exports of
-    those recipes' runs. ``variants_plain`` and ``variants_coloured``: pictures kept of each concept. A concept on
-    the everyday list is drawn ``everyday_weight`` times as often as another."""
+    those recipes' runs. ``pictures`` are composed and kept as latents, the kinds of scenes in the shares of ``mix``.
+    ``shapes`` are the sizes, as WIDTHxHEIGHT in pixels, with the share of the pictures and of the batches that has
+    each. ``seed`` names a set of pictures: another one shows other scenes."""
 
     autoencoder: str
     text: str
     pack: str | None = None
     cache: str | None = None
-    side: int = 128
-    variants_plain: int = 8
-    variants_coloured: int = 1
-    everyday_weight: float = 3.0
-    plain_share: float = 0.5
+    pictures: Positive
+    mix: Mix = Field(default_factory=training_mix)
+    shapes: dict[str, Share]
+    seed: int = 1
+
+    def sizes(self, stride: int) -> dict[tuple[int, int], float]:
+        """Height and width in pixels, and the share of it, 1 in all.
+
+        Raises:
+            ConfigError: listing what is no size, or none that the autoencoder has.
+        """
+        found: dict[tuple[int, int], float] = {}
+        wrong = []
+        for text, share in self.shapes.items():
+            width, _, height = text.partition("x")
+            whole = width.isdecimal() and height.isdecimal() and int(width) * int(height) > 0
+            if whole and not (int(width) % stride or int(height) % stride):
+                found[int(height), int(width)] = share
+            else:
+                wrong.append(text)
+        total = sum(found.values())
+        if wrong or not total:
+            raise ConfigError(
+                f"data.shapes: give WIDTHxHEIGHT, both multiples of {stride}, with a share above 0; "
+                f"not {', '.join(wrong) or self.shapes}."
+            )
+        return {size: share / total for size, share in found.items() if share}
 
 
 def build(recipe: Recipe) -> Job:
@@ -81,31 +114,40 @@ def build(recipe: Recipe) -> Job:
     vae: Any
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
     encode = text_encoder(model.family, texts, settings.tokens, device)
+    sizes = data.sizes(vae_config.stride)
     sprites, concepts = open_pack(data.pack)
     marks = {
         "autoencoder": weights_mark(autoencoder / "vae"),
         "text encoder": weights_mark(texts / "text_encoder"),
         "training set": pack_mark(sprites, concepts),
     }
-    source = captioned(
-        concepts,
-        _latents(data, sprites, vae.to(device), marks, device),
-        encode,
-        everyday_weight=data.everyday_weight,
-        plain_share=data.plain_share,
-        tokens=settings.tokens,
-        scaling_factor=vae_config.scaling_factor,
+    cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
+    drawn = {size: _scenes(data, concepts, size, share) for size, share in sizes.items()}
+    buckets, first = [], 0
+    for size, shown in drawn.items():
+        key = [marks["autoencoder"], marks["training set"], repr(shown), repr(size)]
+        make = partial(_latents, sprites, shown, size, vae.to(device), device, recipe.trainer.prefetch)
+        latents = cached(cache, key, make)["latents"]
+        buckets.append(Bucket(latents, first, sizes[size]))
+        first += len(latents)
+    captions = [scene.captions for shown in drawn.values() for scene in shown]
+    sentences = list(dict.fromkeys(text for each in captions for text in each))
+    key = [marks["text encoder"], str(settings.tokens), *sentences]
+    words = TextSet(**cached(cache, key, lambda: encode_sentences(sentences, encode).tensors()))
+    source = CaptionedLatents(
+        buckets, Captions.of(captions, sentences, words, settings.tokens), vae_config.scaling_factor
     )
     null_text, null_mask = encode([""])
 
     def draw(net: nn.Module) -> Tensor:
-        shape = (vae_config.latent_channels, data.side // vae_config.stride, data.side // vae_config.stride)
+        height, width = max(sizes, key=lambda size: sizes[size])
+        shape = (vae_config.latent_channels, height // vae_config.stride, width // vae_config.stride)
         pixels: Tensor = vae.decode(sample(net, encode, settings, shape) / vae_config.scaling_factor)
         return pixels.float()
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         write_component(spec, "transformer", config, modules["transformer"], folder / "transformer", torch.bfloat16)
-        complete(folder, model.family, settings.card, settings.shift, autoencoder, texts)
+        complete(folder, model.family, settings.card, settings.shift, settings.tokens, autoencoder, texts)
 
     return Job(
         objective=Flow(transformer, settings, null_text, null_mask, draw),
@@ -145,18 +187,28 @@ def text_encoder(
     return encode
 
 
-def _latents(data: Data, sprites: Tensor, vae: Any, marks: Mapping[str, str], device: torch.device) -> LatentSet:
-    variants = Variants(data.variants_plain, data.variants_coloured)
-    cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
+def _scenes(data: Data, concepts: Sequence[Concept], size: tuple[int, int], share: float) -> list[Scene]:
+    height, width = size
+    # Another seed for each shape: the same scene in two shapes would be one scene less.
+    seed = data.seed * 1_000_003 + height * 1009 + width
+    return scenes(concepts, max(1, round(data.pictures * share)), seed, data.mix, aspect=width / height)
+
+
+def _latents(
+    sprites: Tensor, shown: Sequence[Scene], size: tuple[int, int], vae: Any, device: torch.device, prefetch: int
+) -> dict[str, Tensor]:
+    """``latents`` [V, C, h, w] in half precision."""
     vae.to(memory_format=torch.channels_last)
+    parts = []
 
-    def encode(pixels: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    def pictures(number: int) -> Tensor:
+        return render(sprites, shown[number * _AT_ONCE : (number + 1) * _AT_ONCE], *size)
+
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        for pixels in ahead(pictures, 0, math.ceil(len(shown) / _AT_ONCE), prefetch):
             z: Tensor = vae.encode(pixels.to(device).contiguous(memory_format=torch.channels_last))
-            return z.float().cpu()
-
-    key = [marks["autoencoder"], marks["training set"], str(variants), str(PALETTE), str(data.side)]
-    return LatentSet(**cached(cache, key, lambda: encode_variants(sprites, data.side, variants, encode).tensors()))
+            parts.append(z.float().half().cpu())
+    return {"latents": torch.cat(parts)}
 
 
 def sample(

@@ -15,15 +15,14 @@ class Card(Section):
 
     name: str
     version: str
-    height: int = 128
-    width: int = 128
+    height: int
+    width: int
     steps: int = 20
     guidance_scale: float = 4.5
     sampler: str = "dpmpp_2m"
-    max_tokens: int = 16
 
 
-def complete(folder: Path, family: str, card: Card, shift: float, autoencoder: Path, text: Path) -> None:
+def complete(folder: Path, family: str, card: Card, shift: float, tokens: int, autoencoder: Path, text: Path) -> None:
     """Add to ``folder``, which holds ``transformer``, the other parts and the files that describe the whole."""
     for source, part in ((autoencoder, "vae"), (text, "text_encoder"), (text, "tokenizer")):
         shutil.copytree(source / part, folder / part)
@@ -50,5 +49,5 @@ def complete(folder: Path, family: str, card: Card, shift: float, autoencoder: P
         "vae": ["diffusers", "AutoencoderDC"],
     }
     write_json(folder / "model_index.json", index)
-    own = {"family": family, **card.model_dump(), "shift": shift, "negative_prompt": "", "lowercase": True}
-    write_json(folder / "frolic.json", own | {"prompt_suffix": ""})
+    read = {"max_tokens": tokens, "negative_prompt": "", "lowercase": True, "prompt_suffix": ""}
+    write_json(folder / "frolic.json", {"family": family, **card.model_dump(), "shift": shift, **read})

@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from frolic.config import Recipe, Section
-from frolic.data.compose import render, scatter
+from frolic.config import Positive, Recipe, Section
 from frolic.data.pictures import ComposedPictures
+from frolic.data.scenes import Cast
 from frolic.data.starter.fetch import home
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.reconstruction import Reconstruction, ReconstructionWeights
 from frolic.train.perceptual import load_lpips
 from frolic.train.tasks.component import (
+    Mix,
     ModelSection,
     component_spec,
     load_weights,
     open_pack,
     sections,
+    training_mix,
     write_component,
 )
 
@@ -35,11 +38,13 @@ class Settings(ReconstructionWeights):
 
 
 class Data(Section):
-    """``pack``: the packed sprites' folder, where ``frolic data starter`` wrote it if not set. ``side`` in pixels."""
+    """``pack``: the packed sprites' folder, where ``frolic data starter`` wrote it if not set. ``side`` in pixels.
+    ``mix``: the shares of the kinds of scenes."""
 
     pack: str | None = None
-    side: int = 128
-    previews: int = 16
+    side: Positive
+    mix: Mix = Field(default_factory=training_mix)
+    previews: Positive = 16
 
 
 def build(recipe: Recipe) -> Job:
@@ -50,8 +55,9 @@ def build(recipe: Recipe) -> Job:
     autoencoder: Any = spec.build(config)
     if settings.decoder_only:
         autoencoder.encoder.requires_grad_(False)
-    sprites, _ = open_pack(data.pack)
-    shown = render(sprites, scatter(data.previews, len(sprites), torch.Generator().manual_seed(0)), data.side)
+    sprites, concepts = open_pack(data.pack)
+    source = ComposedPictures(sprites, Cast(concepts), data.side, data.mix)
+    shown = source.pictures(data.previews, torch.Generator().manual_seed(0))
     device = resolve_device(recipe.trainer.device)
     lpips = load_lpips(home() / "lpips-vgg16.safetensors").to(device) if settings.perceptual else None
 
@@ -60,7 +66,7 @@ def build(recipe: Recipe) -> Job:
 
     return Job(
         objective=Reconstruction(autoencoder, settings, lpips, shown.to(device)),
-        source=ComposedPictures(sprites, data.side),
+        source=source,
         export=export,
         warm_start=lambda folder: load_weights(spec, config, autoencoder, folder / "vae"),
     )
