@@ -16,6 +16,8 @@ from frolic.data.starter.captions import captions, gendered, plain, plural, sing
         ("hourglass", "an hourglass"),
         ("x-ray", "an x-ray"),
         ("the sun", "the sun"),
+        ("one-piece swimsuit", "a one-piece swimsuit"),
+        ("euro note", "a euro note"),
         ("a slice of pizza", "a slice of pizza"),
     ],
 )

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,18 +17,33 @@ from typer.testing import CliRunner
 import frolic
 from frolic.cli import evaluate as command
 from frolic.errors import FileError, RequestError
-from frolic.eval.judge import Judge, JudgeNet
+from frolic.eval.judge import Judge
 from frolic.eval.sheet import contact_sheet
-from frolic.eval.starter import Case, drawer, evaluate, suite, summarise
+from frolic.eval.starter import drawer, evaluate, overall, summarise
+from frolic.eval.suites import Case, suite
 
-CASES = [Case(f"c{i}", f"thing {i}", f"a thing {i}") for i in range(5)]
+CASES = [Case("single", f"a shape {i}", (f"c{i}",)) for i in range(5)]
+
+
+class Vae:
+    def float(self) -> Vae:
+        return self
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z * 0.9
 
 
 @dataclass
 class FakePipeline:
     """Draws noise from ``seed + k``, as a real pipeline does, and remembers what it was asked."""
 
-    calls: list[dict[str, Any]]
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    card: Any = field(default_factory=lambda: SimpleNamespace(hash="abc"))
+    defaults: Any = field(default_factory=lambda: SimpleNamespace(steps=20, guidance_scale=3.0))
+    vae: Vae = field(default_factory=Vae)
 
     def __call__(self, prompt: list[str], **options: Any) -> Any:
         self.calls.append({"prompt": prompt, **options})
@@ -42,17 +58,11 @@ class FakePipeline:
         return Drawn()
 
 
-@pytest.fixture
-def judge() -> Judge:
-    torch.manual_seed(0)
-    return Judge(JudgeNet(5), [case.code for case in CASES], {"held_out": {"accuracy": 0.97}})
-
-
-def test_rows_do_not_depend_on_the_batch_size(judge: Judge) -> None:
+def test_rows_do_not_depend_on_the_batch_size(shape_judge: Judge) -> None:
     runs = []
     for batch in (1, 2, 5):
-        pipe = FakePipeline([])
-        runs.append(list(evaluate(drawer(pipe, steps=3), judge, CASES, seed=7, batch=batch)))
+        pipe = FakePipeline()
+        runs.append(list(evaluate(drawer(pipe, steps=3), shape_judge, CASES, seed=7, batch=batch)))
         assert all(call["steps"] == 3 and call["output"] == "tensor" for call in pipe.calls)
     for run in runs[1:]:
         assert [row.seed for row, _ in run] == [7, 8, 9, 10, 11]
@@ -60,47 +70,94 @@ def test_rows_do_not_depend_on_the_batch_size(judge: Judge) -> None:
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(run, runs[0], strict=True))
 
 
-def test_the_summary_counts(judge: Judge) -> None:
-    rows = [row for row, _ in evaluate(drawer(FakePipeline([])), judge, CASES, seed=0, batch=4)]
-    summary = summarise("single-everyday", rows, judge, 0, time.monotonic())
-    assert summary.n == 5 and summary.concepts == 5 and summary.judge_held_out == 0.97
-    assert summary.accuracy == sum(row.seen == row.code for row in rows) / 5
-    assert summary.top5 == 1.0
+def test_the_summary_counts(shape_judge: Judge) -> None:
+    rows = [row for row, _ in evaluate(drawer(FakePipeline()), shape_judge, CASES, seed=0, batch=4)]
+    summary = summarise("single", rows, shape_judge, 0, time.monotonic())
+    assert summary.n == 5 and summary.concepts == 6
+    assert summary.ceiling == shape_judge.facts["ceilings"]["single"]["accuracy"]
+    assert summary.accuracy == sum(row.seen == row.codes[0] for row in rows) / 5
+    assert summary.parts["top5"] >= summary.accuracy
+    both = overall([summary, summary])
+    assert both.n == 10 and both.accuracy == summary.accuracy and both.suite == "all"
 
 
-def test_a_batch_of_none_is_refused(judge: Judge) -> None:
+def test_a_batch_of_none_is_refused(shape_judge: Judge) -> None:
     with pytest.raises(RequestError, match="--batch"):
-        list(evaluate(drawer(FakePipeline([])), judge, CASES, seed=0, batch=0))
+        list(evaluate(drawer(FakePipeline()), shape_judge, CASES, seed=0, batch=0))
 
 
 @pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(frolic, "load", lambda model: FakePipeline([]), raising=False)
+def invoke(monkeypatch: pytest.MonkeyPatch, shape_judge: Judge) -> Any:
+    monkeypatch.setattr(frolic, "load", lambda model: FakePipeline(), raising=False)
+    monkeypatch.setattr(Judge, "load", classmethod(lambda cls, folder=None: shape_judge))
     app = typer.Typer()
     command.register(app)
-    return lambda *arguments: CliRunner().invoke(app, ["eval", "starter", *map(str, arguments)])
+    return lambda name, *arguments: CliRunner().invoke(app, ["eval", name, *map(str, arguments)])
 
 
-def test_the_command_prints_json_lines_and_saves(invoke: Any, tmp_path: Path) -> None:
+def test_the_command_prints_json_lines_and_saves(invoke: Any, tmp_path: Path, shape_judge: Judge) -> None:
     folder = tmp_path / "run"
-    result = invoke("--limit", 3, "--batch", 2, "--json", "--save", folder)
+    result = invoke("starter", "--suite", "single", "--limit", 3, "--batch", 2, "--json", "--save", folder)
     assert result.exit_code == 0, result.output
     *rows, summary = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [row["prompt"] for row in rows] == [case.prompt for case in suite("single-everyday", 3)]
-    assert summary["n"] == 3 and 0 <= summary["accuracy"] <= 1 and summary["suite"] == "single-everyday"
+    assert [row["prompt"] for row in rows] == [case.prompt for case in suite("single", shape_judge.concepts, 3)]
+    assert summary["n"] == 3 and 0 <= summary["accuracy"] <= 1 and summary["suite"] == "single"
     assert len(list(folder.glob("00*.png"))) == 3
     assert (folder / "results.jsonl").read_text() == result.stdout
     assert Image.open(folder / "sheet.png").width > 3 * 128
 
 
+def test_all_suites_end_in_one_line_and_a_file(invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from frolic.eval import starter, suites
+
+    some = {name: suites.SUITES[name] for name in ("single", "two", "count")}
+    monkeypatch.setattr(suites, "SUITES", some)
+    monkeypatch.setattr(starter, "SUITES", some)
+    out = tmp_path / "evaluation.json"
+    result = invoke("starter", "--suite", "all", "--limit", 2, "--json", "--out", out)
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["suite"] for line in lines if "n" in line] == ["single", "two", "count", "all"]
+    last, kept = lines[-1], json.loads(out.read_text())
+    assert last["n"] == 6 and set(last["suites"]) == {"single", "two", "count"}
+    assert kept["accuracy"] == last["accuracy"] and kept["settings"]["weights"] == "abc"
+    assert kept["settings"]["steps"] == 20 and kept["judge"]["ceilings"]
+    assert "two objects both right" in invoke("table", out).stdout
+    assert isinstance(invoke("starter", "--suite", "single", "--out", out).exception, FileError)
+
+
+def test_reconstruction_is_added_to_the_file(invoke: Any, tmp_path: Path, shape_pack: Path) -> None:
+    out = tmp_path / "evaluation.json"
+    out.write_text('{"accuracy": 1}')
+    result = invoke(
+        "reconstruction", "--data", shape_pack, "--pictures", 4, "--side", 32, "--no-lpips", "--json", "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["n"] == 4 and 15 < found["psnr"] < 40 and found["lpips"] is None
+    assert json.loads(out.read_text()) == {"accuracy": 1, "reconstruction": found | {"side": 32}}
+
+
+def test_a_sheet_of_sixty_four(invoke: Any, tmp_path: Path, many: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from frolic.eval import measure
+
+    cases = measure.cases_of_all(list(many), 64)
+    assert len(cases) == 64 and len({case.suite for case in cases}) >= 7
+    monkeypatch.setattr(measure, "cases_of_all", lambda concepts, count: cases)
+    result = invoke("sheet", "--out", tmp_path / "sheet.png")
+    assert result.exit_code == 0, result.output
+    assert Image.open(tmp_path / "sheet.png").width == 8 * 134 + 6
+    assert isinstance(invoke("sheet", "--out", tmp_path / "sheet.png").exception, FileError)
+
+
 def test_the_command_speaks_plainly_without_json(invoke: Any) -> None:
-    result = invoke("--limit", 2)
-    assert "top-1 among" in result.stdout.splitlines()[-1]
+    result = invoke("starter", "--suite", "single", "--limit", 2)
+    assert "of 2 right" in result.stdout.splitlines()[-1]
 
 
 def test_an_existing_folder_is_not_overwritten(invoke: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
-    result = invoke("--limit", 2, "--save", tmp_path)
+    result = invoke("starter", "--suite", "single", "--limit", 2, "--save", tmp_path)
     assert isinstance(result.exception, FileError)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -1,14 +1,15 @@
-"""The judge: a small convolutional classifier over all concepts of the starter's training set.
+"""The judge: a detector that finds the things in a picture and a classifier that names each.
 
-It has seen real renders only (never a generated picture) and shares no weight, no code path and no augmentation with
-the model it judges.
+Both have seen real renders only (never a generated picture) and share no weight, no rendering and no augmentation
+with the model that they judge.
+
+B batch, H/W sides of a picture.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,57 +22,60 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from frolic.errors import CheckpointError, FileError
+from frolic.eval import detector
+from frolic.eval.classifier import SIDE, STYLES, ClassifierNet, shrink
+from frolic.eval.colours import ground_colour, thing_colour
+from frolic.eval.grounds import SCENIC
+from frolic.eval.layouts import Box
+from frolic.eval.recolour import COLOURS
+from frolic.eval.suites import Known
 
-SIDE = 64
-WIDTHS = (32, 64, 96, 128)
-
-
-class Residual(nn.Module):
-    """``x + conv(relu(conv(x)))`` with batch norm; the first convolution may change width and halve the side."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.down = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
-        self.down_norm = nn.BatchNorm2d(outputs)
-        self.conv = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.down_norm(self.down(x)))
-        return F.relu(x + self.norm(self.conv(x)))
-
-
-class JudgeNet(nn.Module):
-    """[B, 3, 64, 64] in [-1, 1] -> logits [B, classes]; about 0.58 M parameters for a thousand classes."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, WIDTHS[0], 3, stride=2, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(WIDTHS[0])
-        self.stages = nn.Sequential(*(Residual(a, b) for a, b in itertools.pairwise(WIDTHS)))
-        self.head = nn.Linear(WIDTHS[-1], classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem_norm(self.stem(x)))
-        return self.head(self.stages(x).mean((2, 3)))
+FORMAT = 2
+FILES = ("classifier.safetensors", "detector.safetensors")
+MARGIN = 1.2
+"""How much larger than the larger side of its box the square is that a thing is named from."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the judge sees in one picture: the best concept's code, its probability, and the five best codes."""
+class Named:
+    """What the classifier sees in a square: logarithms of all concepts' probabilities [concepts], a style, a colour."""
 
-    code: str
-    probability: float
-    best: tuple[str, ...]
+    chances: Tensor
+    style: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing: where it is (shares of the picture's sides), how sure the detector is, and what it is."""
+
+    box: Box
+    score: float
+    named: Named
+    colour: str
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the judge sees: the picture as one thing, the things in it, and the ground: a colour word, and the name of
+    a landscape or nothing."""
+
+    whole: Named
+    things: tuple[Thing, ...]
+    ground: str
+    landscape: str
 
 
 class Judge:
-    """Loaded weights and the codes of the concepts they know, in the order of the logits."""
+    """Loaded nets and the concepts that they know, in the order of the classifier's logits."""
 
-    def __init__(self, net: JudgeNet, codes: Sequence[str], facts: dict[str, Any] | None = None) -> None:
-        self.net = net.eval().requires_grad_(False)
-        self.codes = tuple(codes)
-        self.facts = facts or {}
+    def __init__(self, classifier: ClassifierNet, finder: detector.DetectorNet, facts: Mapping[str, Any]) -> None:
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.finder = finder.eval().requires_grad_(False)
+        self.facts = dict(facts)
+        self.concepts = tuple(Known.from_json(row) for row in facts["concepts"])
+        self.codes = tuple(concept.code for concept in self.concepts)
+        self.colour_by = str(facts.get("colour_by", "net"))
 
     @classmethod
     def load(cls, folder: Path | None = None) -> Judge:
@@ -80,44 +84,75 @@ class Judge:
         Raises FileError when it is missing and CheckpointError when its weights are truncated or foreign.
         """
         where = Path(str(resources.files("frolic").joinpath("eval/judge"))) if folder is None else folder
+        again = f"`frolic eval train-judge --out {where}`"
         try:
             facts = json.loads((where / "judge.json").read_text("utf-8"))
-            state = load_file(where / "judge.safetensors")
+            states = [load_file(where / name) for name in FILES]
+            if facts["format"] != FORMAT:
+                raise ValueError("it is of another version")
+            judge = cls(ClassifierNet(len(facts["concepts"])), detector.DetectorNet(), facts)
         except OSError as error:
-            raise FileError(f"Make a judge with `frolic eval train-judge --out {where}`: none is there.") from error
-        except (ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"Make the judge again with `frolic eval train-judge --out {where}`: {error}."
-            ) from error
-        net = JudgeNet(len(facts["codes"]))
-        try:
-            net.load_state_dict({name: value.float() for name, value in state.items()})
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"Make the judge again with `frolic eval train-judge --out {where}`: {error}."
-            ) from error
-        return cls(net, facts["codes"], facts)
-
-    def names(self) -> dict[str, str]:
-        """``code -> name`` of every concept (the code itself where no name is known)."""
-        return dict(zip(self.codes, self.facts.get("names", self.codes), strict=True))
+            raise FileError(f"Make a judge with {again}: none is there.") from error
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(f"Make the judge again with {again}: {error}.") from error
+        for net, state in zip((judge.classifier, judge.finder), states, strict=True):
+            _fill(net, state, again)
+        return judge
 
     @torch.no_grad()
-    def logits(self, x_B3HW: Tensor) -> Tensor:
-        """[B, concepts] for pictures in [-1, 1] of any size (averaged down to 64 pixels)."""
-        return self.net(shrink(x_B3HW.float()))
+    def look(self, x_B3HW: Tensor) -> list[Sight]:
+        """What is in each picture, given in [-1, 1]; a picture's answer does not depend on the others."""
+        x = x_B3HW.float()
+        said, named = self.finder(shrink(x, detector.SIDE))
+        found = detector.decode(said)
+        crops = [crop(x[index], thing.box) for index, things in enumerate(found) for thing in things]
+        names = self._name(torch.cat([shrink(x), *crops]))
+        wholes, rest = names[: len(x)], iter(names[len(x) :])
+        sights = []
+        for index, things in enumerate(found):
+            seen = []
+            for thing in things:
+                name = next(rest)
+                measured = self.colour_by == "pixels"
+                colour = thing_colour(x[index], thing.box) if measured else name.colour
+                seen.append(Thing(thing.box, thing.score, name, colour))
+            label = int(named[index].argmax())
+            landscape = SCENIC[label - 1] if label else ""
+            sights.append(Sight(wholes[index], tuple(seen), ground_colour(x[index]), landscape))
+        return sights
 
-    def judge(self, x_B3HW: Tensor) -> list[Verdict]:
-        """One verdict a picture."""
-        best = self.logits(x_B3HW).softmax(-1).topk(min(5, len(self.codes)))
-        return [
-            Verdict(self.codes[row[0]], chance[0], tuple(self.codes[index] for index in row))
-            for row, chance in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+    def _name(self, squares: Tensor) -> list[Named]:
+        rows = []
+        for part in squares.split(64):
+            said = self.classifier(part)
+            chances = said.concept.log_softmax(-1)
+            styles, colours = said.style.argmax(-1).tolist(), said.colour.argmax(-1).tolist()
+            rows += [
+                Named(chances[index], STYLES[styles[index]], COLOURS[colours[index]]) for index in range(len(part))
+            ]
+        return rows
+
+    def best(self, chances: Tensor, count: int = 5) -> tuple[str, ...]:
+        """The codes of the likeliest concepts, likeliest first."""
+        return tuple(self.codes[index] for index in chances.topk(min(count, len(self.codes))).indices.tolist())
 
 
-def shrink(x_BCHW: Tensor) -> Tensor:
-    """Pictures of any size to the judge's 64 x 64 by averaging (antialiased when the ratio is not whole)."""
-    if x_BCHW.shape[-1] == x_BCHW.shape[-2] and x_BCHW.shape[-1] % SIDE == 0:
-        return F.avg_pool2d(x_BCHW, x_BCHW.shape[-1] // SIDE)
-    return F.interpolate(x_BCHW, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+def crop(x_3HW: Tensor, box: Box, margin: float = MARGIN) -> Tensor:
+    """[1, 3, 64, 64]: the square around ``box``, with the picture's rim repeated where it reaches out of it."""
+    _, height, width = x_3HW.shape
+    left, top, right, bottom = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+    side = max(4, round(max(right - left, bottom - top) * margin))
+    x0, y0 = round((left + right - side) / 2), round((top + bottom - side) / 2)
+    columns = torch.arange(x0, x0 + side).clamp(0, width - 1)
+    rows = torch.arange(y0, y0 + side).clamp(0, height - 1)
+    square = x_3HW[:, rows][:, :, columns][None]
+    return F.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _fill(net: nn.Module, state: Mapping[str, Tensor], again: str) -> None:
+    try:
+        net.load_state_dict(
+            {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        )
+    except RuntimeError as error:
+        raise CheckpointError(f"Make the judge again with {again}: {error}.") from error

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 PAPER, INK = (255, 255, 255), (60, 60, 67)
 MARGIN, LINES = 6, 2
+CELLS = 64
 
 
 def contact_sheet(

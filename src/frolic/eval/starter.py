@@ -1,4 +1,4 @@
-"""``frolic eval starter``: draw a suite of everyday prompts and let the judge say what is in the pictures."""
+"""``frolic eval starter``: draw the suites' prompts and let the judge say what is in the pictures."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
-from frolic.errors import RequestError, nearest
-from frolic.eval.judge import Judge
+from frolic.errors import RequestError
+from frolic.eval.judge import Judge, Sight
+from frolic.eval.scoring import Parts, score, seen_alone, shares
+from frolic.eval.suites import SUITES, Case
 
 if TYPE_CHECKING:
     from frolic.pipeline import Pipeline
 
-SINGLE_EVERYDAY = "single-everyday"
-
-
 Draw: TypeAlias = Callable[[list[str], int], Tensor]
 """``(prompts, seed) -> pixels [B, 3, H, W] in [-1, 1]``; picture k depends on its prompt and ``seed + k`` only."""
+
+ALL = "all"
 
 
 def drawer(pipe: Pipeline, **options: Any) -> Draw:
@@ -36,96 +36,139 @@ def drawer(pipe: Pipeline, **options: Any) -> Draw:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One prompt and the code of the concept that its picture must show."""
-
-    code: str
-    name: str
-    prompt: str
-
-
-@dataclass(frozen=True)
 class Row:
-    """One judged picture: what was asked for (``code``), what the judge sees (``seen``) and how sure it is."""
+    """One judged picture: what was asked for, what the judge sees, and what of it is right.
 
+    ``seen`` is the concept that the picture as one thing shows, ``things`` what is in each box.
+    """
+
+    suite: str
     prompt: str
-    code: str
+    codes: tuple[str, ...]
     seed: int
     seen: str
     seen_name: str
     probability: float
-    best: tuple[str, ...]
+    things: tuple[dict[str, Any], ...]
+    ground: str
+    style: str
+    parts: Parts
     correct: bool
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The run as a whole: ``accuracy`` is top-1 among all concepts, ``top5`` counts the five best."""
+    """A suite as a whole: ``accuracy`` is the share that is right, ``parts`` what else was counted, ``ceiling`` what
+    share of true pictures of the suite's prompts the judge accepts."""
 
     suite: str
     n: int
     correct: int
     accuracy: float
-    top5: float
+    parts: dict[str, float]
+    ceiling: float | None
     concepts: int
-    judge_held_out: float | None
     seed: int
     seconds: float
 
 
-def suite(name: str, limit: int | None = None) -> list[Case]:
-    """The cases of a suite; ``limit`` takes that many, evenly spaced. Raises RequestError for an unknown name."""
-    if name != SINGLE_EVERYDAY:
-        raise RequestError(
-            f"Choose the suite {SINGLE_EVERYDAY}: {name!r} is not known{nearest(name, [SINGLE_EVERYDAY])}."
-        )
-    if limit is not None and limit < 1:
-        raise RequestError("Give --limit at least 1.")
-    rows = json.loads(resources.files(__package__).joinpath("everyday.json").read_text("utf-8"))
-    cases = [Case(**row) for row in rows]
-    if limit is None or limit >= len(cases):
-        return cases
-    return [cases[index * len(cases) // limit] for index in range(limit)]
+@dataclass(frozen=True)
+class Overall:
+    """Several suites: the mean of their accuracies, and each one's."""
+
+    accuracy: float
+    n: int
+    suites: dict[str, dict[str, Any]]
+    seed: int
+    seconds: float
+    suite: str = ALL
+
+
+def names(name: str) -> tuple[str, ...]:
+    """The suites that ``--suite`` means."""
+    return tuple(SUITES) if name == ALL else (name,)
 
 
 def evaluate(draw: Draw, judge: Judge, cases: Sequence[Case], seed: int, batch: int) -> Iterator[tuple[Row, Tensor]]:
     """Each case's row and picture [3, H, W] in [-1, 1], in order; picture k has seed ``seed + k`` in any batch size."""
     if batch < 1:
         raise RequestError("Give --batch at least 1.")
-    names = judge.names()
     for start in range(0, len(cases), batch):
         part = cases[start : start + batch]
         pixels = draw([case.prompt for case in part], seed + start).float().cpu()
-        for offset, (case, verdict) in enumerate(zip(part, judge.judge(pixels), strict=True)):
-            row = Row(
-                prompt=case.prompt,
-                code=case.code,
-                seed=seed + start + offset,
-                seen=verdict.code,
-                seen_name=names[verdict.code],
-                probability=round(verdict.probability, 4),
-                best=verdict.best,
-                correct=verdict.code == case.code,
-            )
-            yield row, pixels[offset]
+        for offset, (case, sight) in enumerate(zip(part, judge.look(pixels), strict=True)):
+            yield _row(case, sight, judge, seed + start + offset), pixels[offset]
+
+
+def _row(case: Case, sight: Sight, judge: Judge, seed: int) -> Row:
+    called = {concept.code: concept.name for concept in judge.concepts}
+    alone = seen_alone(sight, judge).softmax(-1)
+    seen = judge.best(alone, 1)[0]
+    things = tuple(
+        {
+            "code": (code := judge.best(thing.named.chances, 1)[0]),
+            "name": called[code],
+            "probability": round(float(thing.named.chances.max().exp()), 3),
+            "box": [round(edge, 3) for edge in thing.box],
+            "score": round(thing.score, 3),
+            "colour": thing.colour,
+        }
+        for thing in sight.things
+    )
+    parts = score(case, sight, judge)
+    return Row(
+        suite=case.suite,
+        prompt=case.prompt,
+        codes=case.codes,
+        seed=seed,
+        seen=seen,
+        seen_name=called[seen],
+        probability=round(float(alone.max()), 4),
+        things=things,
+        ground=sight.landscape or sight.ground,
+        style=sight.whole.style,
+        parts=parts,
+        correct=parts["correct"],
+    )
 
 
 def summarise(name: str, rows: Sequence[Row], judge: Judge, seed: int, started: float) -> Summary:
     """``started`` is ``time.monotonic()`` at the beginning of the run."""
     correct = sum(row.correct for row in rows)
+    parts = shares([row.parts for row in rows])
+    parts.pop("correct")
     return Summary(
         suite=name,
         n=len(rows),
         correct=correct,
         accuracy=round(correct / len(rows), 4),
-        top5=round(sum(row.code in row.best for row in rows) / len(rows), 4),
+        parts=parts,
+        ceiling=judge.facts.get("ceilings", {}).get(name, {}).get("accuracy"),
         concepts=len(judge.codes),
-        judge_held_out=judge.facts.get("held_out", {}).get("accuracy"),
         seed=seed,
         seconds=round(time.monotonic() - started, 2),
     )
 
 
-def as_json(value: Row | Summary) -> str:
+def overall(summaries: Sequence[Summary]) -> Overall:
+    """All suites' figures in one; each suite counts alike."""
+    return Overall(
+        accuracy=round(sum(summary.accuracy for summary in summaries) / len(summaries), 4),
+        n=sum(summary.n for summary in summaries),
+        suites={
+            summary.suite: {
+                "accuracy": summary.accuracy,
+                "n": summary.n,
+                "parts": summary.parts,
+                "ceiling": summary.ceiling,
+            }
+            for summary in summaries
+        },
+        seed=summaries[0].seed,
+        seconds=round(sum(summary.seconds for summary in summaries), 2),
+    )
+
+
+def as_json(value: Row | Summary | Overall) -> str:
     """One JSON line."""
     return json.dumps(asdict(value), ensure_ascii=False)

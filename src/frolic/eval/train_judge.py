@@ -1,152 +1,283 @@
-"""Train the judge on real renders, measure it on renderings of a kind it never saw, and write it."""
+"""Train the judge's two nets on real renders."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from frolic.data.starter.pack import read
-from frolic.errors import FileError, RequestError
-from frolic.eval.judge import SIDE, Judge, JudgeNet
-from frolic.eval.renders import HELD_OUT_BANDS, HELD_OUT_KINDS, TRAIN_KINDS, Dice, premultiplied, render
+from frolic.errors import FileError
+from frolic.eval import detector, truth
+from frolic.eval.classifier import SIDE, STYLES, ClassifierNet
+from frolic.eval.dice import HELD_OUT_BANDS, Dice
+from frolic.eval.grounds import HELD_OUT_KINDS, UNSURE, ground
+from frolic.eval.judge import FILES, FORMAT, Judge
+from frolic.eval.layouts import Cuts, compose, scatter
+from frolic.eval.recolour import COLOURS, recolour
+from frolic.eval.renders import crowd, degrade
+from frolic.eval.suites import Known
+from frolic.eval.training import Recipe, Tell, build, fit, step_generator
+from frolic.io.files import write_bytes
 
-FORMAT = 1
-HELD_OUT_SIDE = 128
-HELD_OUT_SEED = 20_000
+if TYPE_CHECKING:
+    from frolic.data.starter.concepts import Concept
+
+CLASSIFIER = Recipe(steps=4800, batch=128, rate=4e-3)
+DETECTOR = Recipe(steps=3200, batch=64, rate=3e-3)
+FINISH = Recipe(steps=800, batch=128, rate=1.5e-3, turning=0.03)
+"""The classifier's last part, on things in colours that are not theirs and on styles."""
+IGNORED = -100
+N = TypeVar("N", ClassifierNet, detector.DetectorNet)
+_SMOOTHING = 0.05
+_GROWTH = ((0.3, 32), (0.6, 48), (1.0, SIDE))
+"""The classifier's pictures grow: up to each share of the steps they have this side. Small ones cost a third."""
 
 
 @dataclass(frozen=True)
-class JudgeTraining:
-    """The whole recipe; about eight minutes on one core with bf16 matrix units."""
+class Rows:
+    """What the judge must know of each of the pack's pictures: all [N].
 
-    steps: int = 2800
-    batch: int = 128
-    rate: float = 4e-3
-    weight_decay: float = 0.02
-    smoothing: float = 0.05
-    seed: int = 0
-    held_out_views: int = 4
+    ``concept`` and ``style`` are classes, ``colour`` the place of its own colour in ``COLOURS`` or ``IGNORED``,
+    ``dyeable`` whether it may take another, ``placeable`` whether scenes hold it.
+    """
 
-
-@dataclass(frozen=True)
-class Progress:
-    step: int
-    steps: int
-    loss: float
+    concept: Tensor
+    style: Tensor
+    colour: Tensor
+    dyeable: Tensor
+    placeable: Tensor
 
 
-def train(
-    rgba_N4HW: Tensor, recipe: JudgeTraining, progress: Callable[[Progress], None] | None = None
-) -> tuple[JudgeNet, float]:
-    """A net that tells the N cut-outs (uint8) apart, and its top-1 accuracy on held-out renderings, 0 to 1."""
-    if recipe.steps < 1 or recipe.batch < 2:
-        raise RequestError("Give the judge at least one step and a batch of two.")
-    generator = torch.Generator().manual_seed(recipe.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        net = JudgeNet(len(rgba_N4HW)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dice = Dice(generator, held_out=False)
-    cuts = premultiplied(rgba_N4HW, SIDE)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.15, cycle_momentum=False
-    )
-    order = torch.empty(0, dtype=torch.long)
-    for step in range(recipe.steps):
-        while len(order) < recipe.batch:
-            order = torch.cat([order, torch.randperm(len(cuts), generator=generator)])
-        rows, order = order[: recipe.batch], order[recipe.batch :]
-        x = render(cuts[rows], dice, SIDE).contiguous(memory_format=torch.channels_last)
+def rows_of(concepts: Sequence[Concept], pictures: int) -> Rows:
+    """The classes of every picture of a pack; the order of ``concepts`` is that of the classes."""
+    concept = torch.full((pictures,), IGNORED)
+    style, colour = concept.clone(), concept.clone()
+    dyeable, placeable = (torch.zeros(pictures, dtype=torch.bool) for _ in range(2))
+    for index, item in enumerate(concepts):
+        named = {word for caption in item.captions for word in caption.split()} & set(COLOURS)
+        for word, row in {main_style(item.code): item.row, **item.styles}.items():
+            concept[row], style[row] = index, STYLES.index(word)
+            placeable[row] = bool(item.noun)
+            if row == item.row and item.colour in COLOURS:
+                colour[row] = COLOURS.index(item.colour)
+                dyeable[row] = not named
+    return Rows(concept, style, colour, dyeable, placeable)
+
+
+def main_style(code: str) -> str:
+    """In which style a concept's main picture is drawn: clip art and icons are not of the emoji set."""
+    return {"clip": "clipart", "icon": "3d"}.get(code.partition("-")[0], "3d")
+
+
+def train_classifier(
+    cuts: Cuts,
+    rows: Rows,
+    recipe: Recipe = CLASSIFIER,
+    state: Path | None = None,
+    seconds: float | None = None,
+    tell: Tell | None = None,
+    finish: ClassifierNet | None = None,
+) -> ClassifierNet | None:
+    """A net that tells the concepts apart, or None when ``seconds`` were over before the end; then call it again.
+
+    With ``finish``, a net that does, it goes on from that, and a third of what it sees are things that take colours.
+    """
+    net = finish or build(lambda: ClassifierNet(int(rows.concept.max()) + 1), recipe.seed)
+    assert isinstance(net, ClassifierNet)
+    net.requires_grad_(True)
+    known, dyeable = (rows.concept >= 0).nonzero()[:, 0], rows.dyeable.nonzero()[:, 0]
+    heed, hue_heed, dyed_share = (0.3, 0.3, 0.6) if finish is None else (1.0, 0.5, 0.85)
+
+    def loss_at(step: int) -> Tensor:
+        dice = Dice(step_generator(recipe, step), held_out=False)
+        picked = _epoch(known, recipe, step)
+        side = SIDE if finish else next(side for share, side in _GROWTH if step < share * recipe.steps)
+        if finish and len(dyeable):
+            third = len(picked) // 3
+            picked[:third] = dyeable[torch.randint(len(dyeable), (third,), generator=dice.generator)]
+        cut = cuts.at(picked, side)
+        colour = rows.colour[picked].clone()
+        dyed = (rows.dyeable[picked] & dice.chance(len(picked), dyed_share)).nonzero()[:, 0]
+        if len(dyed):
+            colour[dyed] = torch.randint(len(COLOURS), (len(dyed),), generator=dice.generator)
+            cut[dyed] = recolour(cut[dyed], cuts.hue[picked[dyed]], colour[dyed], dice)
+        # What is hard comes later: with all of it from the start nothing is learnt for hundreds of steps.
+        hard = 1.0 if finish else min(1.0, 3 * step / recipe.steps)
+        x = crowd(cut, dice, side, scenic=0.3 * hard, neighbours=0.3 * hard, strength=0.2 + 0.5 * hard)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = net(x)
-        loss = F.cross_entropy(logits.float(), rows, label_smoothing=recipe.smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(Progress(step + 1, recipe.steps, loss.item()))
-    net.to(torch.bfloat16).float().eval()  # what is measured is what is shipped
-    return net, held_out_accuracy(net, rgba_N4HW, recipe.held_out_views)
+            said = net(x.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(said.concept.float(), rows.concept[picked], label_smoothing=_SMOOTHING)
+        loss = loss + heed * F.cross_entropy(said.style.float(), rows.style[picked])
+        if bool((colour >= 0).any()):
+            loss = loss + hue_heed * F.cross_entropy(said.colour.float(), colour, ignore_index=IGNORED)
+        return loss
+
+    return net if fit(net, loss_at, recipe, "classifier", state, seconds, tell) else None
 
 
-@torch.no_grad()
-def held_out_accuracy(net: JudgeNet, rgba_N4HW: Tensor, views: int, batch: int = 64) -> float:
-    """Top-1 over ``views`` held-out renderings of every concept at 128 pixels."""
-    judge = Judge(net, [str(index) for index in range(len(rgba_N4HW))])
-    dice = Dice(torch.Generator().manual_seed(HELD_OUT_SEED), held_out=True)
-    hits = 0
-    for _ in range(views):
-        for rows in torch.arange(len(rgba_N4HW)).split(batch):
-            x = render(premultiplied(rgba_N4HW[rows], HELD_OUT_SIDE), dice, HELD_OUT_SIDE)
-            hits += int((judge.logits(x).argmax(-1) == rows).sum())
-    return hits / (views * len(rgba_N4HW))
+def _epoch(known: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """Step ``step``'s rows of a fresh order of all of them a round."""
+    first = step * recipe.batch
+    parts = []
+    for turn in range(first // len(known), (first + recipe.batch - 1) // len(known) + 1):
+        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(recipe.seed * 65_537 + turn))
+        low = max(0, first - turn * len(known))
+        parts.append(known[order[low : first + recipe.batch - turn * len(known)]])
+    return torch.cat(parts)
+
+
+def train_detector(
+    cuts: Cuts,
+    rows: Rows,
+    recipe: Recipe = DETECTOR,
+    state: Path | None = None,
+    seconds: float | None = None,
+    tell: Tell | None = None,
+) -> detector.DetectorNet | None:
+    """A net that finds things and names landscapes, or None when ``seconds`` were over before the end."""
+    net = build(detector.DetectorNet, recipe.seed)
+    assert isinstance(net, detector.DetectorNet)
+    placeable = rows.placeable.nonzero()[:, 0]
+
+    def loss_at(step: int) -> Tensor:
+        dice = Dice(step_generator(recipe, step), held_out=False)
+        side = detector.SIDE if step > 0.4 * recipe.steps else 64
+        pictures = scatter(cuts, recipe.batch, placeable, rows.dyeable, dice)
+        under, label = ground(recipe.batch, side, dice, scenic=0.45)
+        x = degrade(compose(cuts, pictures, under, dice), dice, 0.6).clamp(0, 1) * 2 - 1
+        heat, numbers, counts = detector.targets(
+            [[cuts.box(put) for put in puts] for puts in pictures], side // detector.STRIDE
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            said, named = net(x.contiguous(memory_format=torch.channels_last))
+        loss = detector.loss(said.float(), heat, numbers, counts)
+        return loss + 0.5 * F.cross_entropy(named.float(), label, ignore_index=UNSURE)
+
+    return net if fit(net, loss_at, recipe, "detector", state, seconds, tell) else None
+
+
+PARTS = ("classifier", "finish", "detector")
+RECIPES: Mapping[str, Recipe] = {"classifier": CLASSIFIER, "finish": FINISH, "detector": DETECTOR}
 
 
 def train_judge(
     data: Path,
     out: Path,
-    recipe: JudgeTraining,
-    progress: Callable[[Progress], None] | None = None,
+    parts: Sequence[str] = PARTS,
+    recipes: Mapping[str, Recipe] | None = None,
+    seconds: float | None = None,
+    tell: Tell | None = None,
     force: bool = False,
-) -> dict[str, Any]:
-    """Read the pack in ``data``, train, write ``judge.safetensors`` (bf16) and ``judge.json`` to ``out``.
+    limit: int | None = None,
+) -> dict[str, Any] | None:
+    """Read the pack in ``data``, train ``parts``, and write each one's weights (bf16) to ``out``; once both are there,
+    measure them on true pictures (``limit`` a suite) and write ``judge.json``, whose content is returned.
 
-    Returns the content of ``judge.json``. Raises FileError when the pack is missing, ``out`` cannot be written, or a
-    judge is there already and ``force`` is not set.
+    None comes back when ``seconds`` were over, or a part is still missing: then call it again, and it goes on.
+    Raises FileError when the pack is missing, ``out`` cannot be written, or a judge is there already and ``force`` is
+    not set.
     """
-    if not force and any((out / name).exists() for name in ("judge.json", "judge.safetensors")):
+    if not force and (out / "judge.json").exists():
         raise FileError(f"Give another --out, or --force to replace the judge in {out}.")
+    out.mkdir(parents=True, exist_ok=True)
     rgba, concepts = read(data)
+    cuts, rows = Cuts(rgba), rows_of(concepts, len(rgba))
+    chosen = dict(RECIPES) | dict(recipes or {})
+    began = time.monotonic()
+    for part in _unfinished(parts, out):
+        left = None if seconds is None else max(0.0, seconds - (time.monotonic() - began))
+        state = out / f"{part}.state"
+        net: nn.Module | None
+        if part == "detector":
+            net = train_detector(cuts, rows, chosen[part], state, left, tell)
+        else:
+            begun = _load(ClassifierNet(len(concepts)), out / FILES[0]) if part == "finish" else None
+            net = train_classifier(cuts, rows, chosen[part], state, left, tell, begun)
+        if net is None:
+            return None
+        _save(net, out / FILES[part == "detector"])
+        state.unlink(missing_ok=True)
+    if not all((out / name).exists() for name in FILES):
+        return None
     pack = json.loads((data / "pack.json").read_text("utf-8"))
-    net, accuracy = train(rgba, recipe, progress)
     facts = {
         "format": FORMAT,
-        "side": SIDE,
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "side": {"classifier": SIDE, "detector": detector.SIDE},
+        "colour_by": "net",
         "held_out": {
-            "accuracy": round(accuracy, 4),
-            "renderings": recipe.held_out_views * len(concepts),
-            "side": HELD_OUT_SIDE,
-            "seed": HELD_OUT_SEED,
+            "side": truth.SIDE,
+            "seed": truth.SEED,
             "reserved_tenths": list(HELD_OUT_BANDS),
             "backgrounds": [kind.__name__.strip("_") for kind in HELD_OUT_KINDS],
         },
-        "training": {**asdict(recipe), "backgrounds": [kind.__name__.strip("_") for kind in TRAIN_KINDS]},
-        "sprites_sha256": pack["files"]["sprites.safetensors"],
-        "codes": [concept.code for concept in concepts],
-        "names": [concept.name for concept in concepts],
+        "training": {name: asdict(recipe) for name, recipe in chosen.items()},
+        "pack": pack["files"],
+        "concepts": [_facts(truth.known(concept)) for concept in concepts],
     }
-    save(net, facts, out)
+    return measure(out, cuts, concepts, facts, limit)
+
+
+def _unfinished(parts: Sequence[str], out: Path) -> Sequence[str]:
+    """What is still to be trained: not the parts before one that was stopped half-way."""
+    stopped = [index for index, part in enumerate(parts) if (out / f"{part}.state").exists()]
+    return parts[stopped[-1] :] if stopped else parts
+
+
+def measure(
+    out: Path, cuts: Cuts, concepts: Sequence[Concept], facts: dict[str, Any], limit: int | None = None
+) -> dict[str, Any]:
+    """Measure the nets in ``out`` on true pictures with either way to tell a thing's colour, keep the better way, and
+    write ``judge.json``."""
+    nets = (_load(ClassifierNet(len(facts["concepts"])), out / FILES[0]), _load(detector.DetectorNet(), out / FILES[1]))
+    named = zip(("classifier", "detector"), nets, strict=True)
+    facts["parameters"] = {name: sum(weight.numel() for weight in net.parameters()) for name, net in named}
+    ways: dict[str, float] = {}
+    for way in ("pixels", "net"):
+        judge = Judge(*nets, facts | {"colour_by": way})
+        found = truth.ceilings(judge, cuts, concepts, limit, suites=("colour",))
+        ways[way] = found.get("colour", {}).get("colour", 0.0)
+    facts["colour_accuracy"] = ways
+    facts["colour_by"] = max(ways, key=lambda way: ways[way])
+    facts["ceilings"] = truth.ceilings(Judge(*nets, facts), cuts, concepts, limit)
+    write_bytes(out / "judge.json", _text(facts).encode(), force=True)
     return facts
 
 
-def save(net: JudgeNet, facts: dict[str, Any], out: Path) -> None:
-    """Write both files whole, the weights before the facts that describe them."""
-    state = {
-        name: value.to(torch.bfloat16) if value.is_floating_point() else value
-        for name, value in net.state_dict().items()
-    }
+def _facts(concept: Known) -> dict[str, Any]:
+    """What is not empty."""
+    return {name: value for name, value in asdict(concept).items() if value}
+
+
+def _text(facts: Mapping[str, Any]) -> str:
+    """JSON with a line a concept."""
+    head = json.dumps({name: value for name, value in facts.items() if name != "concepts"}, indent=1)
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in facts["concepts"])
+    return f'{head[:-2]},\n "concepts": [\n{rows}\n]}}\n'
+
+
+def _load(net: N, path: Path) -> N:
+    """``net`` with the weights at ``path``. Raises FileError when they are missing or another net's."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".judge-") as folder:
-            text, weights = Path(folder) / "judge.json", Path(folder) / "judge.safetensors"
-            text.write_text(json.dumps(facts, ensure_ascii=False, indent=1), "utf-8")
-            save_file({name: value.contiguous() for name, value in state.items()}, weights)
-            weights.chmod(text.stat().st_mode)
-            for path in (weights, text):
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-                path.replace(out / path.name)
-    except OSError as error:
-        raise FileError(f"Choose another folder with --out: {out} cannot be written ({error.strerror}).") from error
+        state = load_file(path)
+        net.load_state_dict({name: value.float() for name, value in state.items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise FileError(f"Train the judge again: {path} cannot be used ({error}).") from error
+    return net
+
+
+def _save(net: nn.Module, path: Path) -> None:
+    state = net.state_dict()
+    kept = {name: value.to(torch.bfloat16) if value.is_floating_point() else value for name, value in state.items()}
+    data = safetensors.torch.save({name: value.contiguous() for name, value in kept.items()})
+    write_bytes(path, data, force=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 
 MOST = 4
-_AN = re.compile(r"(?:[aeio]|u(?!ni|ti|s[ae]|kulele|fo\b)|hour|x-ray)")
+_AN = re.compile(r"(?:(?!one\b|once\b|eu|ewe\b)[aeio]|u(?!ni|ti|s[ae]|kulele|fo\b)|hour|x-ray)")
 _QUOTES = {0x2018: "'", 0x2019: "'", 0x201C: None, 0x201D: None, ord(":"): None}
 _DETERMINER = re.compile(r"^(?:an?|the|two|three) ")
 _ARTICLE = re.compile(r"^an? ")

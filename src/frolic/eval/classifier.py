@@ -1,0 +1,74 @@
+"""What one thing is: a small convolutional classifier over all concepts of the starter's training set, with two more
+heads, for the style that it is drawn in and for a colour that it was given.
+
+B batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from frolic.eval.recolour import COLOURS
+
+SIDE = 64
+WIDTHS = (32, 64, 128, 192)
+STYLES = ("3d", "flat", "noto", "clipart")
+
+
+class Said(NamedTuple):
+    """Logits: [B, concepts], [B, styles], [B, colours]."""
+
+    concept: Tensor
+    style: Tensor
+    colour: Tensor
+
+
+class Residual(nn.Module):
+    """``x + conv(relu(conv(x)))`` with batch norm; the first convolution changes width and halves the side."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.down_norm = nn.BatchNorm2d(outputs)
+        self.conv = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.down_norm(self.down(x)))
+        return F.relu(x + self.norm(self.conv(x)))
+
+
+class ClassifierNet(nn.Module):
+    """[B, 3, 64, 64] in [-1, 1] -> ``Said``; about 1.2 M parameters for 1,500 concepts."""
+
+    def __init__(self, concepts: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, WIDTHS[0], 3, stride=2, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(WIDTHS[0])
+        self.stages = nn.ModuleList(Residual(a, b) for a, b in itertools.pairwise(WIDTHS))
+        # Means over a picture differ little from picture to picture; without this learning starts late.
+        self.neck = nn.BatchNorm1d(WIDTHS[-1])
+        self.concept = nn.Linear(WIDTHS[-1], concepts)
+        self.style = nn.Linear(sum(WIDTHS), len(STYLES))
+        self.colour = nn.Linear(sum(WIDTHS), len(COLOURS))
+
+    def forward(self, x: Tensor) -> Said:
+        x = F.relu(self.stem_norm(self.stem(x)))
+        pooled = [x.mean((2, 3))]
+        for stage in self.stages:
+            x = stage(x)
+            pooled.append(x.mean((2, 3)))
+        every = F.layer_norm(torch.cat(pooled, 1), (sum(WIDTHS),))
+        return Said(self.concept(self.neck(pooled[-1])), self.style(every), self.colour(every))
+
+
+def shrink(x_BCHW: Tensor, side: int = SIDE) -> Tensor:
+    """Pictures of any size to ``side`` x ``side`` by averaging (antialiased when the ratio is not whole)."""
+    if x_BCHW.shape[-1] == x_BCHW.shape[-2] and x_BCHW.shape[-1] % side == 0:
+        return F.avg_pool2d(x_BCHW, x_BCHW.shape[-1] // side)
+    return F.interpolate(x_BCHW, (side, side), mode="bilinear", antialias=True, align_corners=False)
