@@ -134,8 +134,8 @@ def scatter(cuts: Cuts, count: int, rows: Tensor, dyeable: Tensor, dice: Dice) -
         many = 1 + sum(chance[0] >= edge for edge in (0.25, 0.6, 0.77, 0.92))
         if many > 1 and chance[-1] < 0.4:
             wanted = [kind[0] if chance[1] < 0.6 else row for row in kind[:many]]
-            dye = [colour[i] if chance[4 + i] < 0.3 and mask[row] else -1 for i, row in enumerate(wanted)]
-            pictures.append(grid(wanted, dye, dice))
+            dyes = [colour[i] if chance[4 + i] < 0.3 and mask[row] else -1 for i, row in enumerate(wanted)]
+            pictures.append(grid(wanted, dyes, dice))
             continue
         same, even, lapping = chance[1] < 0.4, chance[2] < 0.5, 0.45 if chance[3] < 0.25 else 0.1
         low, high = _SPANS[many - 1]
