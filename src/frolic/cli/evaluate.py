@@ -21,6 +21,7 @@ DataOption = Annotated[Path | None, typer.Option("--data", help="Folder made by 
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Sampling steps; the model's own by default.")]
 GuidanceOption = Annotated[float | None, typer.Option("--guidance-scale", "--cfg", help="Guidance scale.")]
 BatchOption = Annotated[int, typer.Option("--batch", help="Pictures drawn together; does not change them.")]
+AddOption = Annotated[Path | None, typer.Option("--out", help="File of `eval starter --out` to add the figure to.")]
 SeedOption = Annotated[int, typer.Option("--seed", "-s", help="Seed of the first picture; the next has seed + 1.")]
 
 
@@ -107,9 +108,7 @@ def fid(
     guidance: GuidanceOption = None,
     batch: BatchOption = 8,
     data: DataOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="File of `eval starter --out` to add the figure to.")
-    ] = None,
+    out: AddOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Draw prompts of all suites and print how far the pictures are from true ones in a photo network's features."""
@@ -132,9 +131,7 @@ def reconstruction(
     side: Annotated[int, typer.Option("--side", help="Their side in pixels.")] = 256,
     perceptual: Annotated[bool, typer.Option("--lpips/--no-lpips", help="Measure LPIPS too (fetches it once).")] = True,
     data: DataOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="File of `eval starter --out` to add the figure to.")
-    ] = None,
+    out: AddOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Rebuild true pictures of one and of several things with the autoencoder and print PSNR and LPIPS."""

@@ -28,6 +28,9 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 }
 """Background colours by the word a caption uses, in 8-bit RGB."""
 
+PLAIN = "white"
+"""The background that a caption does not mention."""
+
 
 def palette_tensor() -> Tensor:
     """``[len(PALETTE), 3]`` in [0, 1]."""
@@ -81,18 +84,6 @@ def scatter(count: int, sprites: int, generator: torch.Generator) -> Layout:
         centre=uniform(generator, (count, 2), 0.4, 0.6),
         top=torch.where(white, torch.ones_like(top), top),
         bottom=torch.where(white, torch.ones_like(top), bottom),
-    )
-
-
-def strew(count: int, sprites: int, generator: torch.Generator) -> Layout:
-    """Small sprites anywhere, to be rendered over something."""
-    nothing = torch.zeros(count, 3)
-    return Layout(
-        sprite=torch.randint(sprites, (count,), generator=generator),
-        scale=uniform(generator, (count,), 0.25, 0.6),
-        centre=uniform(generator, (count, 2), 0.15, 0.85),
-        top=nothing,
-        bottom=nothing,
     )
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from frolic.data.cached import Captions, TextSet
-from frolic.data.compose import PALETTE, Layout, palette_tensor, place, render
+from frolic.data.compose import PALETTE, PLAIN, Layout, palette_tensor, place, render
 from frolic.data.starter.concepts import Concept
-from frolic.data.starter.texts import PLAIN, with_background
+from frolic.data.starter.texts import with_background
 
 
 class Pictures(Protocol):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from frolic.data import arrange, phrases
 from frolic.data.arrange import FLOOR, Frame, Spot
-from frolic.data.compose import PALETTE, stamp
+from frolic.data.compose import PALETTE, PLAIN, stamp
 from frolic.data.grounds import SCENERY, STANDING, paint
 from frolic.data.heldout import reserved
 from frolic.data.starter.captions import with_article
@@ -38,7 +38,6 @@ TRAINING_MIX: Mapping[str, float] = {
 }
 """How often each kind of scene is trained with."""
 
-PLAIN = "white"
 EVERYDAY = 3.0
 """How much more often an everyday concept is drawn than another."""
 

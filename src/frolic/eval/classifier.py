@@ -29,11 +29,11 @@ class Said(NamedTuple):
 
 
 class Residual(nn.Module):
-    """``x + conv(relu(conv(x)))`` with batch norm; the first convolution changes width and halves the side."""
+    """``x + conv(relu(conv(x)))`` with batch norm; the first convolution changes width, and the side by ``stride``."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 2) -> None:
         super().__init__()
-        self.down = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.down = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.down_norm = nn.BatchNorm2d(outputs)
         self.conv = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from frolic.eval.classifier import Residual
 from frolic.eval.grounds import SCENIC
 from frolic.eval.layouts import Box, overlap
 
@@ -20,21 +21,6 @@ GRID = SIDE // STRIDE
 THRESHOLD = 0.45
 _SAME = 0.75
 WIDTHS = (24, 48, 80, 112)
-
-
-class Block(nn.Module):
-    """Convolution, norm, ReLU; then a residual one of the same width. The first may halve the side."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.down = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.down_norm = nn.BatchNorm2d(outputs)
-        self.conv = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.down_norm(self.down(x)))
-        return F.relu(x + self.norm(self.conv(x)))
 
 
 class DetectorNet(nn.Module):
@@ -48,10 +34,10 @@ class DetectorNet(nn.Module):
         a, b, c, d = WIDTHS
         self.stem = nn.Conv2d(3, a, 3, stride=2, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(a)
-        self.four = Block(a, b, 2)
-        self.eight = Block(b, c, 2)
-        self.sixteen = Block(c, d, 2)
-        self.deep = Block(d, d, 2)
+        self.four = Residual(a, b, 2)
+        self.eight = Residual(b, c, 2)
+        self.sixteen = Residual(c, d, 2)
+        self.deep = Residual(d, d, 2)
         self.up = nn.ModuleList([nn.Conv2d(d, d, 1), nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1)])
         self.join = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for width in (d, c, b))
         self.join_norm = nn.ModuleList(nn.BatchNorm2d(width) for width in (d, c, b))

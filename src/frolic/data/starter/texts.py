@@ -9,7 +9,7 @@ from random import Random
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from frolic.data.compose import PALETTE
+from frolic.data.compose import PALETTE, PLAIN
 from frolic.data.starter.anchors import short
 from frolic.data.starter.captions import with_article
 from frolic.data.starter.concepts import Concept
@@ -17,8 +17,6 @@ from frolic.data.starter.synonyms import plural
 from frolic.data.starter.wordnet import ADJECTIVE, NOUN, VERB, WordNet
 
 PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
-PLAIN = "white"
-"""The background that a caption does not mention."""
 
 _LONG = 14
 _WEIGHT = 30
