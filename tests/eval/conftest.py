@@ -20,6 +20,7 @@ NAMES = ("red ball", "red bar", "green ball", "green bar", "blue ball", "blue ba
 RECIPES = {
     "classifier": Recipe(steps=90, batch=24, rate=4e-3),
     "finish": Recipe(steps=5, batch=24, rate=1e-3, turning=0.02),
+    "style": Recipe(steps=10, batch=24, rate=1e-3),
     "detector": Recipe(steps=70, batch=16, rate=4e-3),
 }
 

@@ -22,10 +22,10 @@ JUDGE = Judge(
 LEFT, RIGHT = (0.05, 0.3, 0.45, 0.7), (0.55, 0.3, 0.95, 0.7)
 
 
-def named(code: str, second: str = "c7", style: str = "3d", colour: str = "red") -> Named:
+def named(code: str, second: str = "c7", style: str = "3d") -> Named:
     logits = torch.zeros(8)
     logits[CODES.index(code)], logits[CODES.index(second)] = 9, 5
-    return Named(logits.log_softmax(0), style, colour)
+    return Named(logits.log_softmax(0), style)
 
 
 def thing(code: str, box: Box = LEFT, score: float = 0.9, colour: str = "red", second: str = "c7") -> Thing:

@@ -202,7 +202,8 @@ def train_judge(
     data: DataOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the judge's files.")] = Path("judge"),
     part: Annotated[
-        str, typer.Option("--part", help="classifier, finish, detector, all, or none to measure what is there only.")
+        str,
+        typer.Option("--part", help="classifier, finish, style, detector, all, or none to measure what is there only."),
     ] = "all",
     steps: Annotated[
         int | None, typer.Option("--steps", help="Training steps of each net; the shipped judge's by default.")

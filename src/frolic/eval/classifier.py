@@ -1,5 +1,5 @@
-"""What one thing is: a small convolutional classifier over all concepts of the starter's training set, with two more
-heads, for the style that it is drawn in and for a colour that it was given.
+"""What one thing is: a small convolutional classifier over all concepts of the starter's training set, with one more
+head for the style that it is drawn in.
 
 B batch.
 """
@@ -13,19 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from frolic.eval.recolour import COLOURS
-
 SIDE = 64
 WIDTHS = (32, 64, 128, 192)
 STYLES = ("3d", "flat", "noto", "clipart")
+_HIDDEN = 96
 
 
 class Said(NamedTuple):
-    """Logits: [B, concepts], [B, styles], [B, colours]."""
+    """Logits: [B, concepts], [B, styles]."""
 
     concept: Tensor
     style: Tensor
-    colour: Tensor
 
 
 class Residual(nn.Module):
@@ -54,17 +52,27 @@ class ClassifierNet(nn.Module):
         # Means over a picture differ little from picture to picture; without this learning starts late.
         self.neck = nn.BatchNorm1d(WIDTHS[-1])
         self.concept = nn.Linear(WIDTHS[-1], concepts)
-        self.style = nn.Linear(sum(WIDTHS), len(STYLES))
-        self.colour = nn.Linear(sum(WIDTHS), len(COLOURS))
+        self.style = nn.Sequential(
+            nn.LayerNorm(2 * sum(WIDTHS)),
+            nn.Linear(2 * sum(WIDTHS), _HIDDEN),
+            nn.ReLU(),
+            nn.Linear(_HIDDEN, len(STYLES)),
+        )
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the two heads read: the last stage's means [B, 192], and of every stage the means and the deviations,
+        which tell smooth shading from flat colour, [B, 832]."""
+        x = F.relu(self.stem_norm(self.stem(x)))
+        parts = []
+        for stage in (nn.Identity(), *self.stages):
+            x = stage(x)
+            deviations, means = torch.std_mean(x.flatten(2).float(), 2)
+            parts += [means, deviations]
+        return parts[-2], torch.cat(parts, 1)
 
     def forward(self, x: Tensor) -> Said:
-        x = F.relu(self.stem_norm(self.stem(x)))
-        pooled = [x.mean((2, 3))]
-        for stage in self.stages:
-            x = stage(x)
-            pooled.append(x.mean((2, 3)))
-        every = F.layer_norm(torch.cat(pooled, 1), (sum(WIDTHS),))
-        return Said(self.concept(self.neck(pooled[-1])), self.style(every), self.colour(every))
+        last, every = self.features(x)
+        return Said(self.concept(self.neck(last)), self.style(every))
 
 
 def shrink(x_BCHW: Tensor, side: int = SIDE) -> Tensor:

@@ -27,10 +27,9 @@ from frolic.eval.classifier import SIDE, STYLES, ClassifierNet, shrink
 from frolic.eval.colours import ground_colour, thing_colour
 from frolic.eval.grounds import SCENIC
 from frolic.eval.layouts import Box
-from frolic.eval.recolour import COLOURS
 from frolic.eval.suites import Known
 
-FORMAT = 2
+FORMAT = 3
 FILES = ("classifier.safetensors", "detector.safetensors")
 MARGIN = 1.2
 """How much larger than the larger side of its box the square is that a thing is named from."""
@@ -38,16 +37,16 @@ MARGIN = 1.2
 
 @dataclass(frozen=True)
 class Named:
-    """What the classifier sees in a square: logarithms of all concepts' probabilities [concepts], a style, a colour."""
+    """What the classifier sees in a square: logarithms of all concepts' probabilities [concepts], and a style."""
 
     chances: Tensor
     style: str
-    colour: str
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing: where it is (shares of the picture's sides), how sure the detector is, and what it is."""
+    """One thing: where it is (shares of the picture's sides), how sure the detector is, what it is, and its colour
+    as measured from its pixels."""
 
     box: Box
     score: float
@@ -75,7 +74,6 @@ class Judge:
         self.facts = dict(facts)
         self.concepts = tuple(Known.from_json(row) for row in facts["concepts"])
         self.codes = tuple(concept.code for concept in self.concepts)
-        self.colour_by = str(facts.get("colour_by", "net"))
 
     @classmethod
     def load(cls, folder: Path | None = None) -> Judge:
@@ -113,9 +111,7 @@ class Judge:
             seen = []
             for thing in things:
                 name = next(rest)
-                measured = self.colour_by == "pixels"
-                colour = thing_colour(x[index], thing.box) if measured else name.colour
-                seen.append(Thing(thing.box, thing.score, name, colour))
+                seen.append(Thing(thing.box, thing.score, name, thing_colour(x[index], thing.box)))
             label = int(named[index].argmax())
             landscape = SCENIC[label - 1] if label else ""
             sights.append(Sight(wholes[index], tuple(seen), ground_colour(x[index]), landscape))
@@ -126,10 +122,8 @@ class Judge:
         for part in squares.split(64):
             said = self.classifier(part)
             chances = said.concept.log_softmax(-1)
-            styles, colours = said.style.argmax(-1).tolist(), said.colour.argmax(-1).tolist()
-            rows += [
-                Named(chances[index], STYLES[styles[index]], COLOURS[colours[index]]) for index in range(len(part))
-            ]
+            styles = said.style.argmax(-1).tolist()
+            rows += [Named(each, STYLES[style]) for each, style in zip(chances, styles, strict=True)]
         return rows
 
     def best(self, chances: Tensor, count: int = 5) -> tuple[str, ...]:

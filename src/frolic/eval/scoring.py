@@ -63,7 +63,7 @@ def _style(case: Case, sight: Sight, judge: Judge) -> Parts:
 def _colour(case: Case, sight: Sight, judge: Judge) -> Parts:
     thing = _alone(case, sight, judge)
     main = main_thing(case, sight, judge)
-    right = (main.colour if main else sight.whole.colour) == case.colour
+    right = main is not None and main.colour == case.colour
     return {"correct": thing and right, "object": thing, "colour": right}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 CLASSIFIER = Recipe(steps=4800, batch=128, rate=4e-3)
 DETECTOR = Recipe(steps=3200, batch=64, rate=3e-3)
 FINISH = Recipe(steps=800, batch=128, rate=1.5e-3, turning=0.03)
-"""The classifier's last part, on things in colours that are not theirs and on styles."""
+STYLE = Recipe(steps=1000, batch=128, rate=2e-3)
+FINISHED = 0.65
+"""How much of the classifier's weights the finish is. It knows things in colours that are not theirs, and forgets a
+few of the others; between the two, nearly all of the gain is there and a third of the loss."""
 IGNORED = -100
 N = TypeVar("N", ClassifierNet, detector.DetectorNet)
 _SMOOTHING = 0.05
@@ -48,13 +52,12 @@ _GROWTH = ((0.3, 32), (0.6, 48), (1.0, SIDE))
 class Rows:
     """What the judge must know of each of the pack's pictures: all [N].
 
-    ``concept`` and ``style`` are classes, ``colour`` the place of its own colour in ``COLOURS`` or ``IGNORED``,
-    ``dyeable`` whether it may take another, ``placeable`` whether scenes hold it.
+    ``concept`` and ``style`` are classes, ``dyeable`` whether it may take another colour, ``placeable`` whether scenes
+    hold it.
     """
 
     concept: Tensor
     style: Tensor
-    colour: Tensor
     dyeable: Tensor
     placeable: Tensor
 
@@ -62,7 +65,7 @@ class Rows:
 def rows_of(concepts: Sequence[Concept], pictures: int) -> Rows:
     """The classes of every picture of a pack; the order of ``concepts`` is that of the classes."""
     concept = torch.full((pictures,), IGNORED)
-    style, colour = concept.clone(), concept.clone()
+    style = concept.clone()
     dyeable, placeable = (torch.zeros(pictures, dtype=torch.bool) for _ in range(2))
     for index, item in enumerate(concepts):
         named = {word for caption in item.captions for word in caption.split()} & set(COLOURS)
@@ -70,9 +73,8 @@ def rows_of(concepts: Sequence[Concept], pictures: int) -> Rows:
             concept[row], style[row] = index, STYLES.index(word)
             placeable[row] = bool(item.noun)
             if row == item.row and item.colour in COLOURS:
-                colour[row] = COLOURS.index(item.colour)
                 dyeable[row] = not named
-    return Rows(concept, style, colour, dyeable, placeable)
+    return Rows(concept, style, dyeable, placeable)
 
 
 def main_style(code: str) -> str:
@@ -87,43 +89,80 @@ def train_classifier(
     state: Path | None = None,
     seconds: float | None = None,
     tell: Tell | None = None,
-    finish: ClassifierNet | None = None,
+    begun: ClassifierNet | None = None,
 ) -> ClassifierNet | None:
     """A net that tells the concepts apart, or None when ``seconds`` were over before the end; then call it again.
 
-    With ``finish``, a net that does, it goes on from that, and a third of what it sees are things that take colours.
+    With ``begun``, a net that does, it is finished: a third of what a copy of it goes on with are things that take
+    colours, and the weights that come back are ``FINISHED`` parts of that copy's.
     """
-    net = finish or build(lambda: ClassifierNet(int(rows.concept.max()) + 1), recipe.seed)
-    assert isinstance(net, ClassifierNet)
-    net.requires_grad_(True)
+    made = build(lambda: ClassifierNet(int(rows.concept.max()) + 1), recipe.seed) if begun is None else deepcopy(begun)
+    assert isinstance(made, ClassifierNet)
+    net = made.requires_grad_(True)
+    # Another part teaches this head, on features that are done.
+    net.style.requires_grad_(False)
     known, dyeable = (rows.concept >= 0).nonzero()[:, 0], rows.dyeable.nonzero()[:, 0]
-    heed, hue_heed, dyed_share = (0.3, 0.3, 0.6) if finish is None else (1.0, 0.5, 0.85)
+    dyed_share = 0.6 if begun is None else 0.85
 
     def loss_at(step: int) -> Tensor:
         dice = Dice(step_generator(recipe, step), held_out=False)
         picked = _epoch(known, recipe, step)
-        side = SIDE if finish else next(side for share, side in _GROWTH if step < share * recipe.steps)
-        if finish and len(dyeable):
+        side = SIDE if begun else next(side for share, side in _GROWTH if step < share * recipe.steps)
+        if begun and len(dyeable):
             third = len(picked) // 3
             picked[:third] = dyeable[torch.randint(len(dyeable), (third,), generator=dice.generator)]
         cut = cuts.at(picked, side)
-        colour = rows.colour[picked].clone()
         dyed = (rows.dyeable[picked] & dice.chance(len(picked), dyed_share)).nonzero()[:, 0]
         if len(dyed):
-            colour[dyed] = torch.randint(len(COLOURS), (len(dyed),), generator=dice.generator)
-            cut[dyed] = recolour(cut[dyed], cuts.hue[picked[dyed]], colour[dyed], dice)
+            colour = torch.randint(len(COLOURS), (len(dyed),), generator=dice.generator)
+            cut[dyed] = recolour(cut[dyed], cuts.hue[picked[dyed]], colour, dice)
         # What is hard comes later: with all of it from the start nothing is learnt for hundreds of steps.
-        hard = 1.0 if finish else min(1.0, 3 * step / recipe.steps)
+        hard = 1.0 if begun else min(1.0, 3 * step / recipe.steps)
         x = crowd(cut, dice, side, scenic=0.3 * hard, neighbours=0.3 * hard, strength=0.2 + 0.5 * hard)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             said = net(x.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(said.concept.float(), rows.concept[picked], label_smoothing=_SMOOTHING)
-        loss = loss + heed * F.cross_entropy(said.style.float(), rows.style[picked])
-        if bool((colour >= 0).any()):
-            loss = loss + hue_heed * F.cross_entropy(said.colour.float(), colour, ignore_index=IGNORED)
-        return loss
+        return F.cross_entropy(said.concept.float(), rows.concept[picked], label_smoothing=_SMOOTHING)
 
-    return net if fit(net, loss_at, recipe, "classifier", state, seconds, tell) else None
+    part = "classifier" if begun is None else "finish"
+    if not fit(net, loss_at, recipe, part, state, seconds, tell):
+        return None
+    return net if begun is None else _between(begun, net, FINISHED)
+
+
+def _between(first: ClassifierNet, last: ClassifierNet, share: float) -> ClassifierNet:
+    """``last`` with ``share`` of its own weights and the rest of ``first``'s, rounded as they will be stored."""
+    old = first.state_dict()
+    mixed = {
+        name: torch.lerp(old[name].float(), value, share) if value.is_floating_point() else value
+        for name, value in last.state_dict().items()
+    }
+    last.load_state_dict(mixed)
+    return last.to(torch.bfloat16).float()
+
+
+def train_style(
+    cuts: Cuts,
+    rows: Rows,
+    net: ClassifierNet,
+    recipe: Recipe = STYLE,
+    state: Path | None = None,
+    seconds: float | None = None,
+    tell: Tell | None = None,
+) -> ClassifierNet | None:
+    """``net`` with a head for styles on its features, which stay; None when ``seconds`` were over before the end."""
+    net.eval().requires_grad_(False)
+    net.style.requires_grad_(True)
+    known = (rows.concept >= 0).nonzero()[:, 0]
+
+    def loss_at(step: int) -> Tensor:
+        dice = Dice(step_generator(recipe, step), held_out=False)
+        picked = _epoch(known, recipe, step)
+        x = crowd(cuts.at(picked, SIDE), dice, SIDE, scenic=0.3, neighbours=0.15, strength=0.6)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            _, every = net.features(x.contiguous(memory_format=torch.channels_last))
+        return F.cross_entropy(net.style(every.float()), rows.style[picked])
+
+    return net if fit(net.style, loss_at, recipe, "style", state, seconds, tell) else None
 
 
 def _epoch(known: Tensor, recipe: Recipe, step: int) -> Tensor:
@@ -167,8 +206,8 @@ def train_detector(
     return net if fit(net, loss_at, recipe, "detector", state, seconds, tell) else None
 
 
-PARTS = ("classifier", "finish", "detector")
-RECIPES: Mapping[str, Recipe] = {"classifier": CLASSIFIER, "finish": FINISH, "detector": DETECTOR}
+PARTS = ("classifier", "finish", "style", "detector")
+RECIPES: Mapping[str, Recipe] = {"classifier": CLASSIFIER, "finish": FINISH, "style": STYLE, "detector": DETECTOR}
 
 
 def train_judge(
@@ -201,9 +240,14 @@ def train_judge(
         net: nn.Module | None
         if part == "detector":
             net = train_detector(cuts, rows, chosen[part], state, left, tell)
+        elif part == "classifier":
+            net = train_classifier(cuts, rows, chosen[part], state, left, tell)
         else:
-            begun = _load(ClassifierNet(len(concepts)), out / FILES[0]) if part == "finish" else None
-            net = train_classifier(cuts, rows, chosen[part], state, left, tell, begun)
+            begun = _load(ClassifierNet(len(concepts)), out / FILES[0])
+            if part == "finish":
+                net = train_classifier(cuts, rows, chosen[part], state, left, tell, begun)
+            else:
+                net = train_style(cuts, rows, begun, chosen[part], state, left, tell)
         if net is None:
             return None
         _save(net, out / FILES[part == "detector"])
@@ -214,7 +258,6 @@ def train_judge(
     facts = {
         "format": FORMAT,
         "side": {"classifier": SIDE, "detector": detector.SIDE},
-        "colour_by": "net",
         "held_out": {
             "side": truth.SIDE,
             "seed": truth.SEED,
@@ -237,18 +280,10 @@ def _unfinished(parts: Sequence[str], out: Path) -> Sequence[str]:
 def measure(
     out: Path, cuts: Cuts, concepts: Sequence[Concept], facts: dict[str, Any], limit: int | None = None
 ) -> dict[str, Any]:
-    """Measure the nets in ``out`` on true pictures with either way to tell a thing's colour, keep the better way, and
-    write ``judge.json``."""
+    """Measure the nets in ``out`` on true pictures, and write ``judge.json``."""
     nets = (_load(ClassifierNet(len(facts["concepts"])), out / FILES[0]), _load(detector.DetectorNet(), out / FILES[1]))
     named = zip(("classifier", "detector"), nets, strict=True)
     facts["parameters"] = {name: sum(weight.numel() for weight in net.parameters()) for name, net in named}
-    ways: dict[str, float] = {}
-    for way in ("pixels", "net"):
-        judge = Judge(*nets, facts | {"colour_by": way})
-        found = truth.ceilings(judge, cuts, concepts, limit, suites=("colour",))
-        ways[way] = found.get("colour", {}).get("colour", 0.0)
-    facts["colour_accuracy"] = ways
-    facts["colour_by"] = max(ways, key=lambda way: ways[way])
     facts["ceilings"] = truth.ceilings(Judge(*nets, facts), cuts, concepts, limit)
     write_bytes(out / "judge.json", _text(facts).encode(), force=True)
     return facts

@@ -114,15 +114,16 @@ def fit(
     """
     turned = [weight for weight in net.parameters() if weight.ndim == 4 and weight.shape[1] > 3 and weight.shape[2] > 1]
     others = [weight for weight in net.parameters() if all(weight is not other for other in turned)]
-    optimizers = (
-        torch.optim.AdamW(others, lr=recipe.rate, weight_decay=recipe.weight_decay),
-        Orthogonal(turned),
-    )
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=recipe.rate, weight_decay=recipe.weight_decay)
+    ]
+    if turned:
+        optimizers.append(Orthogonal(turned))
     start = _restore(state, net, optimizers, recipe) if state is not None and state.exists() else 0
     began = time.monotonic()
     net.train()
     for step in range(start, recipe.steps):
-        for optimizer, most in zip(optimizers, (recipe.rate, recipe.turning), strict=True):
+        for optimizer, most in zip(optimizers, (recipe.rate, recipe.turning), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = most * rate(recipe, step)
         net.zero_grad(set_to_none=True)
