@@ -257,12 +257,14 @@ def test_sizes_are_as_said():
                     assert scale < 0.4 if small else scale > 0.95
 
 
-def test_what_has_a_right_way_round_is_not_mirrored():
-    made = [each for kind in ("two", "count", "ground") for each in many(kind, 600)]
-    flipped = Counter(noun_of(t) for each in made for t in each.things if t.mirror)
-    assert flipped["dog"] and not flipped["clock"] and not flipped["ticket"]
-    singles = [each for kind in ("single", "style", "colour") for each in many(kind)]
-    assert not any(t.mirror for each in singles for t in each.things)
+def test_several_things_stand_on_the_grid_of_latents_in_a_size_of_their_layout():
+    for kind in ("two", "three", "count", "position"):
+        for each in many(kind):
+            things = each.things
+            if len(things) < 2:
+                continue
+            assert all((value * 8).is_integer() for t in things for value in (t.x, t.y)), each
+            assert len({t.scale for t in things}) <= (2 if kind == "position" else 1)
 
 
 def test_concepts_without_a_noun_are_only_shown_alone():
@@ -297,7 +299,7 @@ def discs(count: int = 100, side: int = 48) -> torch.Tensor:
 
 
 def one(**given: object) -> Thing:
-    base = {"row": 0, "concept": 0, "tint": "", "scale": 0.4, "x": 0.5, "y": 0.5, "mirror": False}
+    base = {"row": 0, "concept": 0, "tint": "", "scale": 0.4, "x": 0.5, "y": 0.5}
     return Thing(**{**base, **given})  # type: ignore[arg-type]
 
 
@@ -314,13 +316,6 @@ def test_later_things_are_drawn_over_earlier_ones():
     things = (one(tint="blue"), one(x=0.52))
     (picture,) = render(discs(), [Scene("position", things, "white", ("",))], 64, 64)
     assert picture[0, 32, 33] > picture[2, 32, 33]
-
-
-def test_mirroring_turns_the_sprite_around():
-    sprites = discs(1)
-    sprites[:, 3, :, :24] = 0
-    straight, turned = render(sprites, [Scene("two", (one(mirror=m),), "white", ("",)) for m in (False, True)], 64, 64)
-    assert torch.allclose(straight.flip(-1), turned, atol=1e-5) and not torch.allclose(straight, turned)
 
 
 def test_a_picture_does_not_depend_on_its_batch():

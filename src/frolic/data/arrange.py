@@ -32,6 +32,12 @@ class Spot:
 
 FLOOR = 0.9
 """How far down things stand that stand on something, over the frame's height."""
+STEP = 1 / 8
+"""Several things have their centres at multiples of this, and one size for each layout. In a square picture of 256
+pixels it is one latent of the f32 autoencoder: a thing among others is then the same few latents wherever it stands.
+With any place and size, a small model draws single things well and pairs not at all after 250,000 pictures."""
+_FILL = 0.94
+"""How much of its cell a thing takes."""
 
 
 def alone(rng: Random, frame: Frame, low: float = 0.84, high: float = 0.94, shift: float = 0.03) -> Spot:
@@ -47,48 +53,47 @@ def standing(rng: Random, frame: Frame, low: float, high: float, floor: float = 
     return Spot(side, x, floor * frame.high + rng.uniform(-0.02, 0.02) - side / 2)
 
 
-def grid(rng: Random, frame: Frame, columns: int, rows: int, floor: float | None = None) -> list[Spot]:
-    """A thing in each cell, row by row; all nearly of one size. With ``floor`` the last row stands there."""
+def grid(frame: Frame, columns: int, rows: int, floor: float | None = None) -> list[Spot]:
+    """A thing in each cell, row by row; all of one size. With ``floor`` they stand near there."""
     cell_x, cell_y = frame.wide / columns, frame.high / rows
-    common = min(cell_x, cell_y, 0.85) * rng.uniform(0.94, 1.0)
+    side = min(cell_x, cell_y, 0.85) * _FILL
     spots = []
     for place in range(columns * rows):
         column, row = place % columns, place // columns
-        side = common * rng.uniform(0.95, 1.0)
-        slack_x, slack_y = (cell_x - side) / 2, (cell_y - side) / 2
-        x = (column + 0.5) * cell_x + rng.uniform(-1, 1) * min(slack_x, 0.12)
-        y = (row + 0.5) * cell_y + rng.uniform(-1, 1) * min(slack_y, 0.12)
-        if floor is not None:
-            y = floor * frame.high - side / 2 + rng.uniform(-0.01, 0.01)
-        spots.append(Spot(side, x, y))
+        y = (row + 0.5) * cell_y if floor is None else _snapped(floor * frame.high - side / 2)
+        spots.append(Spot(side, (column + 0.5) * cell_x, y))
     return spots
+
+
+def _snapped(place: float) -> float:
+    return round(place / STEP) * STEP
+
+
+def _aside(rng: Random, room: float) -> float:
+    """A step to either side or none, where there is ``room`` for it."""
+    return rng.choice((-STEP, 0.0, STEP)) if room >= STEP else 0.0
 
 
 def two(rng: Random, frame: Frame) -> list[Spot]:
     """Two things in a row, in a tall frame one above the other, and sometimes across the corners of a square one."""
     if frame.high > 1.25:
-        return grid(rng, frame, 1, 2)
+        return grid(frame, 1, 2)
     if frame.wide > 1.25 or rng.random() < 0.75:
-        return grid(rng, frame, 2, 1)
-    low = rng.choice((True, False))
-    first, second = ((0.26, 0.27), (0.74, 0.73)) if low else ((0.26, 0.73), (0.74, 0.27))
-    spots = []
-    for x, y in (first, second):
-        side = rng.uniform(0.46, 0.5)
-        spots.append(Spot(side, x * frame.wide + rng.uniform(-0.01, 0.01), y * frame.high + rng.uniform(-0.015, 0.015)))
-    return spots
+        return grid(frame, 2, 1)
+    cells = grid(frame, 2, 2)
+    return [cells[0], cells[3]] if rng.random() < 0.5 else [cells[2], cells[1]]
 
 
 def three(rng: Random, frame: Frame) -> list[Spot]:
     """Three in a row where there is room for it, or two over one, or one over two."""
     if frame.wide > 1.25:
-        return grid(rng, frame, 3, 1)
+        return grid(frame, 3, 1)
     if frame.high > 1.25:
-        return grid(rng, frame, 1, 3)
-    spots = grid(rng, frame, 2, 2)
+        return grid(frame, 1, 3)
+    spots = grid(frame, 2, 2)
     alone_at = rng.choice((0, 2))
     top = spots[alone_at]
-    middle = Spot(top.side, frame.wide / 2 + rng.uniform(-0.2, 0.2), top.y)
+    middle = Spot(top.side, frame.wide / 2 + _aside(rng, STEP), top.y)
     return [middle, *spots[2:]] if alone_at == 0 else [*spots[:2], middle]
 
 
@@ -100,32 +105,30 @@ def several(rng: Random, frame: Frame, count: int) -> list[Spot]:
         return two(rng, frame)
     if count == 3:
         return three(rng, frame)
-    return grid(rng, frame, 2, 2)
+    return grid(frame, 2, 2)
 
 
 def side_by_side(rng: Random, frame: Frame, floor: float | None = None) -> list[Spot]:
-    """Left, then right, at about one height."""
-    spots = grid(rng, frame, 2, 1, floor)
+    """Left, then right, at one height."""
+    spots = grid(frame, 2, 1, floor)
     if floor is not None:
         return spots
-    y = frame.high / 2 + rng.uniform(-0.12, 0.12)
-    return [Spot(s.side, s.x, y + rng.uniform(-0.03, 0.03)) for s in spots]
+    down = _aside(rng, (frame.high - spots[0].side) / 2)
+    return [Spot(spot.side, spot.x, spot.y + down) for spot in spots]
 
 
 def stacked(rng: Random, frame: Frame) -> list[Spot]:
-    """Upper, then lower, at about one place from left to right."""
-    x = frame.wide / 2 + rng.uniform(-0.12, 0.12)
-    return [Spot(s.side, x + rng.uniform(-0.04, 0.04), s.y) for s in grid(rng, frame, 1, 2)]
+    """Upper, then lower, at one place from left to right."""
+    spots = grid(frame, 1, 2)
+    right = _aside(rng, (frame.wide - spots[0].side) / 2)
+    return [Spot(spot.side, spot.x + right, spot.y) for spot in spots]
 
 
 def in_front(rng: Random, frame: Frame) -> list[Spot]:
     """What is behind, then what is in front of it: lower, to one side and drawn over it, so that most of both shows."""
-    back, front = rng.uniform(0.58, 0.64), rng.uniform(0.5, 0.56)
-    way = rng.choice((-1, 1))
+    way = rng.choice((-STEP, STEP))
     x, y = frame.wide / 2, frame.high / 2
-    apart = rng.uniform(0.13, 0.17) * min(1.3, frame.wide)
-    behind = Spot(back, x - way * apart, y - 0.5 + back / 2 + rng.uniform(0.04, 0.08))
-    return [behind, Spot(front, x + way * apart, y + 0.5 - front / 2 - rng.uniform(0.06, 0.1))]
+    return [Spot(0.6, x - way, y - STEP), Spot(0.5 * _FILL, x + way, y + 2 * STEP)]
 
 
 def big_and_small(rng: Random, frame: Frame, floor: float | None = None) -> list[Spot]:

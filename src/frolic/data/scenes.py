@@ -6,7 +6,6 @@ N sprites, B scenes, H/W sides of the picture.
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,26 +28,21 @@ TRAINING_MIX: Mapping[str, float] = {
     "single": 0.40,
     "style": 0.10,
     "colour": 0.08,
-    "ground": 0.10,
-    "two": 0.12,
+    "ground": 0.08,
+    "two": 0.13,
     "three": 0.02,
     "count": 0.10,
-    "position": 0.06,
-    "size": 0.02,
+    "position": 0.08,
+    "size": 0.01,
 }
 """How often each kind of scene is trained with."""
 
 EVERYDAY = 3.0
 """How much more often an everyday concept is drawn than another."""
 
-PLAIN_SHARE, COLOURED_THINGS, MIRRORED = 0.55, 0.12, 0.3
+PLAIN_SHARE, COLOURED_THINGS = 0.55, 0.12
 WATER_LINE = 0.84
 _TRIES = 1000
-_ONE_WAY = re.compile(
-    r"\b(?:sign|clock|watch|calendar|keyboard|newspaper|arrow|button|ticket|dice|banknote|atm|map|globe|taxi|ambulance"
-    r"|police|receipt|label|abc|letter|letters|number|numbers|flag|card|book|books|computer|laptop|phone|calculator"
-    r"|ruler|scroll|note|notes|left|right|credit|dollar|pound|euro|yen|thermometer|speedometer|chart|abacus|hand)\b"
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,6 @@ class Thing:
     scale: float
     x: float
     y: float
-    mirror: bool
     said: str = ""
 
 
@@ -142,10 +135,8 @@ class _Director:
     def concept(self, index: int) -> Concept:
         return self.cast.concepts[index]
 
-    def thing(self, index: int, spot: Spot, colour: str = "", *, row: int | None = None, still: bool = False) -> Thing:
-        """``still``: never mirrored."""
+    def thing(self, index: int, spot: Spot, colour: str = "", row: int | None = None) -> Thing:
         concept = self.concept(index)
-        mirror = not still and self.rng.random() < MIRRORED and not _ONE_WAY.search(f"{concept.name} {concept.noun}")
         return Thing(
             row=concept.row if row is None else row,
             concept=index,
@@ -153,7 +144,6 @@ class _Director:
             scale=spot.side,
             x=spot.x / self.frame.wide,
             y=spot.y / self.frame.high,
-            mirror=mirror,
             said=colour,
         )
 
@@ -172,19 +162,19 @@ class _Director:
 
     def single(self) -> _Made:
         index = self.cast.pick("all", self.rng)
-        thing = self.thing(index, arrange.alone(self.rng, self.frame), still=True)
+        thing = self.thing(index, arrange.alone(self.rng, self.frame))
         return [thing], PLAIN, phrases.single(self.concept(index), self.rng)
 
     def style(self) -> _Made:
         index = self.cast.pick("styled", self.rng)
         word, row = self.rng.choice(sorted(self.concept(index).styles.items()))
-        thing = self.thing(index, arrange.alone(self.rng, self.frame), row=row, still=True)
+        thing = self.thing(index, arrange.alone(self.rng, self.frame), row=row)
         return [thing], PLAIN, phrases.style(self.concept(index), word, self.rng)
 
     def colour(self) -> _Made:
         index = self.cast.pick("colourable", self.rng)
         word = self.rng.choice(list(TINTS))
-        thing = self.thing(index, arrange.alone(self.rng, self.frame), word, still=True)
+        thing = self.thing(index, arrange.alone(self.rng, self.frame), word)
         # White on white is hard to see, if true.
         ground = self.plain_ground([index], [word], 0.4 if word == PLAIN else 0.75)
         return [thing], ground, phrases.on_ground(phrases.colour(self.concept(index), word, self.rng), ground, self.rng)
@@ -360,8 +350,7 @@ def render(sprites: Tensor, scenes: Sequence[Scene], height: int, width: int) ->
             if key not in drawn:
                 sprite = sprites[thing.row].float() / 255
                 drawn[key] = tint(sprite, thing.tint) if thing.tint else sprite
-            sprite = drawn[key].flip(-1) if thing.mirror else drawn[key]
             side = max(1, round(thing.scale * short))
             left, top = round(thing.x * width - side / 2), round(thing.y * height - side / 2)
-            stamp(picture, sprite, side, left, top, shadow)
+            stamp(picture, drawn[key], side, left, top, shadow)
     return pictures.mul_(2).sub_(1)
