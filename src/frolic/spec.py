@@ -22,7 +22,8 @@ class ComponentSpec:
 
     ``layouts`` are key maps of other namings that such a part is published in, by name (``original``). A file in one
     of them has no config: ``guess`` finds it from the names and shapes (``{name: shape}``) of the tensors.
-    ``channels_last`` is the memory format that a part of convolutions is fastest in.
+    ``channels_last`` is the memory format that a part of convolutions is fastest in. ``fuse`` lets a part compute in
+    fewer, larger steps while it is trained in bfloat16 on the CPU, and says whether it could.
     """
 
     class_names: tuple[str, ...]
@@ -32,6 +33,7 @@ class ComponentSpec:
     layouts: Mapping[str, Callable[[Any], KeyMap]] = field(default_factory=lambda: MappingProxyType({}))
     guess: Callable[[Mapping[str, tuple[int, ...]]], Any] | None = None
     channels_last: bool = False
+    fuse: Callable[[nn.Module], bool] | None = None
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,11 @@ def _run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> None:
     import torch
 
     from frolic.train.jobs import built_in
+    from frolic.train.memory import keep_freed_memory
     from frolic.train.progress import choose
     from frolic.train.trainer import Trainer
 
+    keep_freed_memory()
     if recipe.trainer.threads:
         torch.set_num_threads(recipe.trainer.threads)
     torch.set_float32_matmul_precision("high")

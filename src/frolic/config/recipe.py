@@ -148,6 +148,7 @@ class TrainerSection(Section):
     Attributes:
         batch_size: samples an update; ``accumulation`` splits them into that many passes (terms of
             a loss that compare samples with each other then see one pass at a time).
+        workers: on a CPU, how many passes are computed side by side, each on one core; other devices pass it over.
         clip: largest gradient norm; 0 is no limit.
         ema: decay of the averaged weights; 0 keeps none. It warms up as ``(1 + step) / (10 + step)``.
         keep: how many checkpoints stay.
@@ -161,6 +162,7 @@ class TrainerSection(Section):
     steps: Positive
     batch_size: Positive
     accumulation: Positive = 1
+    workers: Positive = 1
     clip: Annotated[float, Field(ge=0)] = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -183,6 +185,8 @@ class TrainerSection(Section):
     def _splits_evenly(self) -> TrainerSection:
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} does not divide by accumulation {self.accumulation}")
+        if self.accumulation % self.workers:
+            raise ValueError(f"accumulation {self.accumulation} does not divide by workers {self.workers}")
         return self
 
     @model_validator(mode="after")

@@ -37,8 +37,9 @@ TRAINING_MIX: Mapping[str, float] = {
 }
 """How often each kind of scene is trained with."""
 
-EVERYDAY = 3.0
-"""How much more often an everyday concept is drawn than another."""
+EVERYDAY, EVERYDAY_PLACED = 3.0, 6.0
+"""How much more often an everyday concept is drawn than another: alone, and where things are placed in a scene, which
+is where people put everyday things."""
 
 PLAIN_SHARE, COLOURED_THINGS = 0.55, 0.12
 WATER_LINE = 0.84
@@ -86,16 +87,16 @@ class Cast:
         placeable = sorted(by_noun.values())
         self._groups = {
             "all": self._weighted(range(len(concepts))),
-            "placeable": self._weighted(placeable),
+            "placeable": self._weighted(placeable, EVERYDAY_PLACED),
             "countable": self._weighted(
-                [i for i in placeable if concepts[i].plural and not uses_unseen(concepts[i].plural)]
+                [i for i in placeable if concepts[i].plural and not uses_unseen(concepts[i].plural)], EVERYDAY_PLACED
             ),
             "styled": self._weighted([i for i, concept in enumerate(concepts) if concept.styles]),
             "colourable": self._weighted([i for i in placeable if concepts[i].colour]),
         }
 
-    def _weighted(self, members: Sequence[int]) -> tuple[list[int], list[float]]:
-        each = (EVERYDAY if self.concepts[i].everyday else 1.0 for i in members)
+    def _weighted(self, members: Sequence[int], everyday: float = EVERYDAY) -> tuple[list[int], list[float]]:
+        each = (everyday if self.concepts[i].everyday else 1.0 for i in members)
         return list(members), list(itertools.accumulate(each))
 
     def pick(self, group: str, rng: Random) -> int:

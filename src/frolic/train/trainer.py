@@ -29,6 +29,7 @@ from frolic.train.metrics import Means, Sink, open_sinks
 from frolic.train.objectives.base import Batch
 from frolic.train.optim import Optimizers, lr_factor
 from frolic.train.outputs import RunLock, write_export, write_preview
+from frolic.train.passes import Passes
 from frolic.train.progress import Progress, Silent
 from frolic.train.resume import CHECKPOINTS, check_inputs, check_same, find_snapshot, load_module, warm_start
 from frolic.train.seeding import capture_global, restore_global, step_generator
@@ -78,6 +79,7 @@ class Trainer:
             if param.requires_grad
         }
         self._params = list(params.values())
+        self._passes = Passes(self._params, self.settings.workers if self.device.type == "cpu" else 1)
         self.optimizers = Optimizers(params, recipe.optimizer)
         self.store = CheckpointStore(self.folder / CHECKPOINTS, self.settings.keep)
 
@@ -123,6 +125,7 @@ class Trainer:
                 for sink in sinks:
                     sink.close()
                 self.progress.stop()
+                self._passes.close()
         return Outcome(self.step, stop.received, checkpoint, export)
 
     def snapshot(self) -> Snapshot:
@@ -197,16 +200,21 @@ class Trainer:
         """One update of the weights; skipped, and counted, when the loss or a gradient is not finite."""
         settings, passes = self.settings, self.settings.accumulation
         factor = lr_factor(self.step, settings.steps, self.recipe.schedule)
-        total = torch.zeros((), device=self.device)
         self.optimizers.zero_grad()
-        pieces = zip(*(tensor.chunk(passes) for tensor in batch.values()), strict=True)
-        for index, piece in enumerate(pieces):
-            part = {name: self._place(tensor) for name, tensor in zip(batch, piece, strict=True)}
+        pieces = list(zip(*(tensor.chunk(passes) for tensor in batch.values()), strict=True))
+
+        def loss(index: int) -> tuple[Tensor, dict[str, Tensor]]:
+            part = {name: self._place(tensor) for name, tensor in zip(batch, pieces[index], strict=True)}
             generator = step_generator(settings.seed, self.step, f"loss{index}")
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                loss, scalars = self.job.objective.loss(part, generator)
-            (loss.float() / passes).backward()
-            total += loss.detach().float() / passes
+            half = settings.precision == "bf16"
+            # Threads would share the casts that autocast keeps, and with them parts of their graphs.
+            alone = self._passes.workers <= 1
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=alone):
+                return self.job.objective.loss(part, generator)
+
+        total = torch.zeros((), device=self.device)
+        for value, scalars in self._passes.run(loss, passes):
+            total += value.float() / passes
             means.add(scalars)
         limit = settings.clip or math.inf
         norm = nn.utils.clip_grad_norm_(self._params, limit)

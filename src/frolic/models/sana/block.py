@@ -20,7 +20,7 @@ from frolic.nn.linear_attention import relu_linear_attention
 from frolic.nn.norm import RMSNorm, modulated_layer_norm
 from frolic.types import Perturb
 
-_ATTENTION_EPS = 1e-15
+ATTENTION_EPS = 1e-15
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class LinearSelfAttention(nn.Module):
         # One copy makes every head of all three contiguous; what follows only looks at it in other orders.
         by_head = rearrange(qkv, "b l (three n k) -> three b n l k", three=3, n=self.heads).contiguous()
         q, k, v = by_head.transpose(2, 3)
-        return relu_linear_attention(q, k, v, eps=_ATTENTION_EPS).flatten(2)
+        return relu_linear_attention(q, k, v, eps=ATTENTION_EPS).flatten(2)
 
 
 class CrossAttention(nn.Module):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from frolic.models.dcae import DCAE, DCAEConfig
 from frolic.models.dcae import diffusers_keys as dcae_keys
 from frolic.models.dcae import original_keys as dcae_original_keys
@@ -35,6 +37,12 @@ def _native(defaults: SamplingDefaults) -> SamplingDefaults:
     return replace(defaults, schedule="native", instruction=instruction)
 
 
+def _fuse(transformer: nn.Module) -> bool:
+    from frolic.models.sana.fused import fuse  # its kernels are compiled when a run trains with them, and not before
+
+    return fuse(transformer)
+
+
 SANA = FamilySpec(
     name="sana",
     pipeline_classes=("SanaPipeline", "SanaPAGPipeline", "SanaControlNetPipeline"),
@@ -46,6 +54,7 @@ SANA = FamilySpec(
             keymap=diffusers_keys,
             layouts={"original": original_keys},
             guess=guess_sana,
+            fuse=_fuse,
         ),
         "vae": ComponentSpec(
             class_names=("AutoencoderDC",),

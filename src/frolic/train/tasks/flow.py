@@ -110,6 +110,8 @@ def build(recipe: Recipe) -> Job:
     transformer = spec.build(config)
     start_small(transformer)
     device = resolve_device(recipe.trainer.device)
+    if spec.fuse and device.type == "cpu" and recipe.trainer.precision == "bf16" and not recipe.trainer.compile:
+        spec.fuse(transformer)
     autoencoder, texts = Path(data.autoencoder).expanduser(), Path(data.text).expanduser()
     vae: Any
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from test_trainer import train
+from torch import Tensor, nn
+from toy_job import toy_job, toy_recipe
+
+from frolic.train.memory import keep_freed_memory
+from frolic.train.passes import Passes
+from frolic.train.state import load_checkpoint
+
+
+def run(workers: int, passes: int = 4) -> tuple[list[Tensor], list[float], set[str]]:
+    torch.manual_seed(0)
+    net, x = nn.Linear(8, 3), torch.randn(passes, 16, 8)
+    unused = nn.Parameter(torch.zeros(2))
+    names = set()
+    # With several workers every thread waits until another computes too.
+    together = threading.Barrier(workers) if workers > 1 else None
+
+    def loss(index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        names.add(threading.current_thread().name)
+        if together is not None:
+            together.wait(timeout=60)
+        value = net(x[index]).square().mean()
+        return value, {"index": torch.tensor(float(index))}
+
+    params = [*net.parameters(), unused]
+    runner = Passes(params, workers)
+    done = runner.run(loss, passes)
+    runner.close()
+    assert unused.grad is None and all(not value.requires_grad for value, _ in done)
+    return [p.grad for p in net.parameters() if p.grad is not None], [float(s["index"]) for _, s in done], names
+
+
+def test_side_by_side_is_one_after_the_other() -> None:
+    alone, order, names = run(1)
+    both, other, threads = run(2)
+    assert order == other == [0, 1, 2, 3]
+    assert names == {threading.main_thread().name} and len(threads) == 2
+    for a, b in zip(alone, both, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_the_sum_has_the_same_bits_every_time() -> None:
+    first, second = run(2)[0], run(2)[0]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_failing_pass_is_the_update_s_failure() -> None:
+    runner = Passes([nn.Parameter(torch.zeros(1))], 2)
+
+    def loss(index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        raise MemoryError(f"pass {index}")
+
+    with pytest.raises(MemoryError, match="pass 0"):
+        runner.run(loss, 2)
+    runner.close()
+
+
+def test_a_run_with_workers_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    changes = {"accumulation": 2, "workers": 2, "precision": "bf16"}
+    # Without noise of the global generator, from which threads draw in any order: no objective of ours does.
+    straight = train(tmp_path / "straight", job=toy_job(noise=0.0), **changes)
+    train(tmp_path / "halves", until=3, job=toy_job(noise=0.0), **changes)
+    halves = train(tmp_path / "halves", job=toy_job(noise=0.0), **changes)
+    one, two = load_checkpoint(straight.checkpoint), load_checkpoint(halves.checkpoint)
+    assert one.step == two.step == 6
+    for group, tensors in one.tensors.items():
+        assert all(torch.equal(tensor, two.tensors[group][name]) for name, tensor in tensors.items())
+
+
+def test_workers_share_the_passes_evenly(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not divide by workers 2"):
+        toy_recipe(tmp_path, workers=2)
+
+
+def test_freed_memory_is_kept_where_the_c_library_can() -> None:
+    import platform
+    import subprocess
+    import sys
+
+    # In a process of its own: the setting stays.
+    code = "from frolic.train.memory import keep_freed_memory as keep; print(keep())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert said == str(platform.libc_ver()[0] == "glibc")
+    assert callable(keep_freed_memory)
