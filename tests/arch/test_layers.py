@@ -16,7 +16,7 @@ LAYERS = (
     ("keymap", "nn", "sampling", "config"),
     ("spec",),
     ("models", "lora", "quant", "accel", "io", "request"),
-    ("plan", "pipeline", "rewards", "data"),
+    ("plan", "pipeline", "rewards", "data", "adapters"),
     ("assemble", "convert"),
     ("train", "eval", "serve", ""),
     ("cli",),

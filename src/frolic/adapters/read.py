@@ -1,0 +1,99 @@
+"""From an adapter's file, or the folder that PEFT or diffusers saved it in, to what it changes of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from frolic.errors import CheckpointError, ModelNotFoundError
+from frolic.io.files import read_json_object
+from frolic.io.problems import Problems
+from frolic.io.safetensors import read_header, read_tensors, refuse_pickle
+from frolic.keymap import KeyMap
+from frolic.lora.adapter import Adapter, parse
+from frolic.lora.layer import linears
+from frolic.lora.names import Names
+from frolic.spec import ComponentSpec
+
+_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_CONFIG = "adapter_config.json"
+DIFFUSERS = "diffusers"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The part of a model that adapters are for: its linears, and what other programs call them. ``layouts`` hold the
+    published naming as ``diffusers`` and the authors' own as ``original``, where the family has it."""
+
+    names: Names
+    shapes: Mapping[str, tuple[int, int]]
+
+    @property
+    def layouts(self) -> Mapping[str, KeyMap]:
+        return self.names.layouts
+
+
+def target(spec: ComponentSpec, config: Any, build: Callable[[], nn.Module] | None = None) -> Target:
+    """What adapters can change of the part that ``spec`` and ``config`` describe, by its shapes alone."""
+    with torch.device("meta"):
+        module = (build or (lambda: spec.build(config)))()
+    shapes = linears(module)
+    layouts = {DIFFUSERS: spec.keymap(config), **{name: keymap(config) for name, keymap in spec.layouts.items()}}
+    return Target(Names(shapes, layouts), shapes)
+
+
+def read(path: Path, goal: Target, *, allow_partial: bool = False) -> Adapter:
+    """The adapter in ``path``, all of which must fit ``goal``; with ``allow_partial`` what does not fit is passed over.
+
+    Raises:
+        ModelNotFoundError: there is no adapter there.
+        UnsafeFileError: it is a pickle.
+        CheckpointError: listing every tensor that fits no layer, or not its layer; and, whatever is allowed, when the
+            file is broken or holds what is not finite, or nothing in it fits.
+    """
+    file, peft = find(path)
+    header = read_header(file)
+    broken = Problems(f"{file} cannot be used; get the adapter again")
+    tensors = read_tensors(header.entries, broken)
+    broken.raise_any(CheckpointError)
+    problems = Problems(
+        f"{file} does not fit this model; load it with its own, or pass --allow-partial to use the rest"
+    )
+    known = goal.names.known()
+    unplaced = "of no layer of this model"
+
+    def note(kind: str, what: str) -> None:
+        problems.add(kind, what, known if kind == unplaced else ())
+
+    adapter = parse(tensors, header.metadata, goal.names, goal.shapes, note, peft)
+    if not adapter.deltas:
+        note("nothing in it is for a layer of this model", file.name)
+    if not allow_partial or not adapter.deltas:
+        problems.raise_any(CheckpointError)
+    return adapter
+
+
+def find(path: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The weights' file at ``path`` or in it, and what PEFT's settings beside it say."""
+    path = path.expanduser()
+    if not path.exists():
+        raise ModelNotFoundError(f"There is no adapter {path}; give a .safetensors file or a folder with one.")
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        inside = sorted(entry for entry in path.iterdir() if entry.suffix == ".safetensors")
+        named = [path / name for name in _FILES if (path / name).is_file()]
+        if not named and len(inside) != 1:
+            said = f"{len(inside)} .safetensors files" if inside else "no .safetensors file"
+            for entry in [] if inside else sorted(path.iterdir()):
+                refuse_pickle(entry) if entry.is_file() else None
+            raise ModelNotFoundError(f"{path} holds {said}; name the adapter's file itself.")
+        path = (named or inside)[0]
+    beside = folder / _CONFIG
+    # A config beside a file of another name is another adapter's.
+    own = path.name in _FILES and beside.is_file()
+    return path, read_json_object(beside) if own else None
