@@ -1,5 +1,6 @@
 """Adapters as files: read in any dialect, written in those that other programs read."""
 
 from frolic.adapters.read import Target, read, target
+from frolic.adapters.write import FORMATS, write
 
-__all__ = ["Target", "read", "target"]
+__all__ = ["FORMATS", "Target", "read", "target", "write"]
