@@ -99,6 +99,16 @@ def test_every_sample_has_its_own_mix() -> None:
         torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
+def test_an_adapter_can_be_kept_to_blocks() -> None:
+    net = model()
+    attached = Attached(net, ADAPTERS, {"a": range(1, 2)})
+    attached.use({"a": 1.0, "b": 0.5})
+    kept = {name: pair for name, pair in GIVEN["a"].items() if name.startswith("transformer_blocks.1.")}
+    only: Factors = {name: kept.get(name, (down, up * 0)) for name, (down, up) in GIVEN["a"].items()}
+    wanted = expected(expected(model(), only), GIVEN["b"], 0.5)(*inputs())
+    torch.testing.assert_close(net(*inputs()), wanted, rtol=0, atol=1e-5)
+
+
 def test_using_ends_with_what_was_before() -> None:
     net = model()
     attached = Attached(net, ADAPTERS)
