@@ -15,7 +15,9 @@ from frolic.errors import CheckpointError, ResourceError, is_out_of_memory
 from frolic.io.problems import Problems
 from frolic.io.safetensors import compare, read_tensors
 from frolic.io.tokenizer import Tokenizer
+from frolic.lora.adapter import Loaded
 from frolic.pipeline import ModelCard, Pipeline
+from frolic.pipeline.loras import Read
 from frolic.pipeline.parts import Held, Offloaded, Reread, Resident, lasting
 from frolic.plan import BuildPlan, Part, make_plan
 
@@ -58,7 +60,24 @@ def assemble(plan: BuildPlan) -> Pipeline:
         prompt_suffix=plan.prompt_suffix,
         compat=plan.compat,
         tiling=plan.tiling,
+        read_lora=_lora_reader(plan),
     )
+
+
+def _lora_reader(plan: BuildPlan) -> Read:
+    """How adapters are read for the plan's transformer."""
+    part = plan.parts["transformer"]
+    targets: list[Any] = []
+
+    def read(source: str, transformer: nn.Module) -> Loaded:
+        from frolic.adapters import load as load_adapter
+        from frolic.adapters import target
+
+        if not targets:
+            targets.append(target(part.spec, part.config, transformer))
+        return load_adapter(source, targets[0])
+
+    return read
 
 
 def hold(plan: BuildPlan) -> dict[str, Held]:

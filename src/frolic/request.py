@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from frolic.errors import RequestError, nearest
+from frolic.strength import Blend, blend_of
 
 if TYPE_CHECKING:
     from frolic.spec import SamplingDefaults
@@ -44,7 +45,7 @@ class Request:
     of perturbed-attention guidance, 0 is none (not with ``apg``); ``pag_layers``: the blocks it perturbs.
 
     ``strength``: how much of a given image is drawn anew, above 0 to 1. ``control_scale``: how strongly a given control
-    picture acts.
+    picture acts. ``loras``: how much of each adapter, for all prompts or one blend for each; an empty blend is none.
 
     Raises:
         RequestError: listing everything that cannot be carried out.
@@ -72,6 +73,7 @@ class Request:
     instruction: str | None = None
     strength: float = 1.0
     control_scale: float = 1.0
+    loras: tuple[Blend, ...] | None = None
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -148,6 +150,8 @@ class Request:
             else:
                 for layer in self.pag_layers:
                     _check_integer(problems, "a block of pag_layers", layer, 0, MAX_LAYER)
+        if self.loras is not None and len(self.loras) not in (1, len(self.prompts)):
+            problems.append(f"there are {len(self.loras)} blends of loras for {len(self.prompts)} prompts")
 
     @classmethod
     def of(cls, prompt: str | Sequence[str], **fields: Any) -> Request:
@@ -176,6 +180,9 @@ class Request:
         for name in ("guidance_interval", "pag_layers"):
             if isinstance(fields.get(name), (list, range)):
                 fields[name] = tuple(fields[name])
+        if (loras := fields.get("loras")) is not None:
+            each = loras if isinstance(loras, (list, tuple)) else [loras]
+            fields["loras"] = tuple(blend if isinstance(blend, tuple) else blend_of(blend) for blend in each)
         return cls(prompts, seed=seed, **{key: value for key, value in fields.items() if value is not None})
 
     @property
@@ -199,6 +206,10 @@ class Request:
     def prompt_of(self, index: int) -> str:
         """The prompt of picture ``index``."""
         return self.prompts[index // self.num_images]
+
+    def blend_of(self, index: int) -> int:
+        """Which of ``loras`` picture ``index`` is drawn with."""
+        return index // self.num_images if self.loras is not None and len(self.loras) > 1 else 0
 
     def seeded(self) -> Request:
         """The same with a seed; one drawn here is short enough to be typed again."""
@@ -266,6 +277,8 @@ class Request:
         said = {name: value for name, value in shared.items() if name not in UNSAID or value != UNSAID[name]}
         if not self.pag_scale:
             said.pop("pag_layers", None)
+        if self.loras is not None and (blend := self.loras[self.blend_of(index)]):
+            said["loras"] = {name: strength.to_json() for name, strength in blend}
         return {"prompt": self.prompt_of(index), "seed": self.seeds[index], **said}
 
 

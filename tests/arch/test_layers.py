@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "src" / "frolic"
 LAYERS = (
     ("errors", "types", "bins"),
-    ("keymap", "nn", "sampling", "config"),
+    ("keymap", "nn", "sampling", "config", "strength"),
     ("spec",),
     ("models", "lora", "quant", "accel", "io", "request"),
     ("plan", "pipeline", "rewards", "data", "adapters"),

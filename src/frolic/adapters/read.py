@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from torch import nn
 from frolic.errors import CheckpointError, ModelNotFoundError
 from frolic.io.files import read_json_object
 from frolic.io.problems import Problems
-from frolic.io.safetensors import read_header, read_tensors, refuse_pickle
+from frolic.io.safetensors import fingerprint, read_header, read_tensors, refuse_pickle
 from frolic.keymap import KeyMap
-from frolic.lora.adapter import Adapter, parse
+from frolic.lora.adapter import Adapter, Loaded, parse
 from frolic.lora.layer import linears
 from frolic.lora.names import Names
 from frolic.spec import ComponentSpec
@@ -38,13 +38,23 @@ class Target:
         return self.names.layouts
 
 
-def target(spec: ComponentSpec, config: Any, build: Callable[[], nn.Module] | None = None) -> Target:
-    """What adapters can change of the part that ``spec`` and ``config`` describe, by its shapes alone."""
-    with torch.device("meta"):
-        module = (build or (lambda: spec.build(config)))()
+def target(spec: ComponentSpec, config: Any, module: nn.Module | None = None) -> Target:
+    """What adapters can change of the part that ``spec`` and ``config`` describe. Only shapes are asked for: without the
+    ``module`` it is built without memory."""
+    if module is None:
+        with torch.device("meta"):
+            module = spec.build(config)
     shapes = linears(module)
     layouts = {DIFFUSERS: spec.keymap(config), **{name: keymap(config) for name, keymap in spec.layouts.items()}}
     return Target(Names(shapes, layouts), shapes)
+
+
+def load(source: str, goal: Target, *, allow_partial: bool = False) -> Loaded:
+    """The adapter that ``source`` means, a file or a folder. Raises as ``read``."""
+    path, _ = find(Path(source))
+    named = path.parent if path.name in _FILES else path
+    adapter = read(path, goal, allow_partial=allow_partial)
+    return Loaded(named.name.removesuffix(".safetensors"), fingerprint([path]), adapter)
 
 
 def read(path: Path, goal: Target, *, allow_partial: bool = False) -> Adapter:

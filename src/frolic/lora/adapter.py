@@ -38,6 +38,15 @@ class Adapter:
         return sorted({delta.rank for delta in self.deltas.values()})
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter by the name that records call it, with the SHA-256 of its file."""
+
+    name: str
+    hash: str
+    adapter: Adapter
+
+
 def parse(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],

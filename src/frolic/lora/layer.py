@@ -105,7 +105,8 @@ class _Carried:
         """What the mix of now does, where and in what ``result`` is; None if nothing. Kept until the mix changes."""
         seen = (self._mix.weights, result.device, result.dtype)
         if self._seen is None or self._seen[0] is not seen[0] or self._seen[1:] != seen[1:]:
-            self._seen, self._share = seen, self._made(*seen)
+            with torch.inference_mode(False):  # what is kept may be asked for gradients later
+                self._seen, self._share = seen, self._made(*seen)
         return self._share
 
     def _made(self, weights: Tensor | None, device: torch.device, dtype: torch.dtype) -> _Share | None:

@@ -6,6 +6,7 @@ B pictures, k branches of guidance, C latent channels, h/w height and width of l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from frolic.pipeline.inputs import Anchors
+from frolic.pipeline.loras import Mixes, reading
 from frolic.pipeline.text import TextStage
 from frolic.request import Request
 from frolic.sampling import guidance
@@ -40,34 +42,37 @@ class Backbone(Protocol):
 @dataclass(frozen=True)
 class _Stack:
     """Prepared texts of one width: ``net`` holds their contexts for the transformer and ``led`` those for its
-    ControlNet, ``places`` the row of each prompt's in them."""
+    ControlNet, ``places`` the row of each prompt's in them, under each blend of adapters."""
 
     net: Any
     led: Any
-    places: Mapping[str, int]
+    places: Mapping[tuple[str, int], int]
 
 
 @dataclass(frozen=True)
 class Texts:
     """The prepared texts of a request: of its prompts, at the width ``tokens``, and of what they are guided away from,
-    which is shorter more often than not, and cheaper so."""
+    which is shorter more often than not, and cheaper so. ``level``: all are of one width."""
 
     stacks: Mapping[str, _Stack]
     tokens: int
+    level: bool = False
 
     def contexts(self, request: Request, rows: Sequence[int], branches: Sequence[str]) -> tuple[Any, Any]:
         """For the transformer and for its ControlNet: the contexts of the pictures ``rows``, branch after branch."""
         parts = []
         for kind, group in groupby(branches, _kind):
             stack = self.stacks[kind]
-            index = torch.tensor([stack.places[request.prompt_of(row)] for _ in group for row in rows])
+            index = torch.tensor([stack.places[_text_of(request, row)] for _ in group for row in rows])
             parts.append(
                 tuple(
                     None if each is None else each.rows(index.to(each.mask.device)) for each in (stack.net, stack.led)
                 )
             )
         net, led = zip(*parts, strict=True)
-        return type(net[0]).joined(net), None if led[0] is None else type(led[0]).joined(led)
+        # Texts of one width stand in one batch: adapters tell its rows apart, and not those of the parts of a chain.
+        join = type(net[0]).cat if self.level else type(net[0]).joined
+        return join(net), None if led[0] is None else join(led)
 
 
 Encoded = dict[tuple[str, str], Conditioning]
@@ -102,17 +107,30 @@ def cut_texts(stage: TextStage, request: Request) -> list[str]:
 
 
 def prepare_texts(
-    transformer: Backbone, controlnet: Any, encoded: Encoded, tokens: int, dtype: torch.dtype, *, shared: bool = False
+    transformer: Backbone,
+    controlnet: Any,
+    request: Request,
+    encoded: Encoded,
+    tokens: int,
+    dtype: torch.dtype,
+    *,
+    shared: bool = False,
+    mixes: Mixes | None = None,
+    phase: int = 0,
 ) -> Texts:
-    """What the transformer, and the ControlNet where there is one, read of every text.
+    """What the transformer, and the ControlNet where there is one, read of every text, under the mixes of adapters in
+    a phase.
 
     The prompts share a width, at least ``tokens``, that a record can repeat: what a prompt becomes must not depend on
     how many others there are, and arithmetic rounds differently in other shapes. ``shared``: what they are guided away
     from has that width too, because it is read through their masks."""
     stacks, widths = {}, {}
+    level = mixes is not None and mixes.varied
+    shared = shared or level
+    wanted = dict.fromkeys(_text_of(request, row) for row in range(request.pictures))
     for kind in dict.fromkeys(kind for kind, _ in encoded):
-        texts = {prompt: text for (other, prompt), text in encoded.items() if other == kind}
-        unique = {(id(text.embeds), id(text.mask)): text for text in texts.values()}
+        texts = {(prompt, blend): encoded[kind, prompt] for prompt, blend in wanted}
+        unique = {(id(text.embeds), id(text.mask), blend): text for (_, blend), text in texts.items()}
         longest = max(int(text.mask.sum()) for text in unique.values())
         if kind == guidance.COND or shared:
             longest = max(tokens, longest)
@@ -121,16 +139,27 @@ def prepare_texts(
         widths[kind] = width = min(width, *(text.mask.shape[1] for text in unique.values()))
         cut = [(text.embeds[:, :width].to(dtype), text.mask[:, :width]) for text in unique.values()]
         rows = {key: row for row, key in enumerate(unique)}
-        places = {prompt: rows[id(text.embeds), id(text.mask)] for prompt, text in texts.items()}
-        stacks[kind] = _Stack(_stacked(transformer, cut), _stacked(controlnet, cut), places)
-    return Texts(stacks, widths[guidance.COND])
+        places = {key: rows[id(text.embeds), id(text.mask), key[1]] for key, text in texts.items()}
+        under = [reading(mixes, kind, blend, phase) for _, _, blend in unique]
+        stacks[kind] = _Stack(_stacked(transformer, cut, under), _stacked(controlnet, cut), places)
+    return Texts(stacks, widths[guidance.COND], level)
 
 
-def _stacked(net: Any, texts: Sequence[tuple[Tensor, Tensor]]) -> Any:
+def _text_of(request: Request, row: int) -> tuple[str, int]:
+    """The prompt of a picture, and the blend that it is read under."""
+    return request.prompt_of(row), request.blend_of(row)
+
+
+def _stacked(
+    net: Any, texts: Sequence[tuple[Tensor, Tensor]], under: Sequence[AbstractContextManager[None]] | None = None
+) -> Any:
     """The contexts of ``texts`` for ``net``, stacked; each is made by itself."""
     if net is None:
         return None
-    contexts = [net.context(*text) for text in texts]
+    contexts = []
+    for text, mix in zip(texts, under or [nullcontext()] * len(texts), strict=True):
+        with mix:
+            contexts.append(net.context(*text))
     return type(contexts[0]).cat(contexts)
 
 
@@ -138,22 +167,31 @@ def denoiser(
     transformer: Backbone,
     request: Request,
     rows: Sequence[int],
-    texts: Texts,
+    texts: Sequence[Texts],
     tied: Anchors,
     *,
+    sigmas: Tensor,
     timesteps: Callable[[Tensor], Tensor],
     dtype: torch.dtype,
     device: torch.device,
     controlnet: Any = None,
     injection: str = "diffusers",
+    mixes: Mixes | None = None,
 ) -> Denoise:
-    """The guided denoiser for the pictures ``rows`` of ``request``; ``timesteps`` is the schedule's. It may remember
-    its last step: one for each run."""
+    """The guided denoiser for the pictures ``rows`` of ``request``, at the noise levels ``sigmas``; ``timesteps`` is
+    the schedule's. ``texts`` are those of each phase of ``mixes``, or one without adapters. It may remember its last
+    step: one for each run."""
     scale = request.guidance_scale or 1.0
     branches = guidance.branches(scale, request.pag_scale)
 
     def joint(branches: Sequence[str]) -> Denoise:
-        context, led = texts.contexts(request, rows, branches)
+        if mixes is None:
+            return prepared(0, branches)
+        blends = [request.blend_of(row) for row in rows]
+        return mixes.switched(lambda phase: prepared(phase, branches), branches, blends, sigmas)
+
+    def prepared(phase: int, branches: Sequence[str]) -> Denoise:
+        context, led = texts[phase].contexts(request, rows, branches)
         conditions: dict[str, Any] = {}
         if guidance.PERTURBED in branches:
             conditions["perturb"] = Perturb(frozenset(request.pag_layers or ()), len(rows))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from frolic.pipeline.denoise import Backbone, Texts, cut_texts, denoiser, encode
 from frolic.pipeline.finish import Finishing
 from frolic.pipeline.finite import require_finite
 from frolic.pipeline.inputs import Anchors, Given, Inputs, anchors, latents_size
+from frolic.pipeline.loras import Loras, Mixes, Read, blends_of
 from frolic.pipeline.parts import Held, HeldEncoder
 from frolic.pipeline.result import ModelCard, Result, to_image
 from frolic.pipeline.text import TextEncoder, TextStage
@@ -29,6 +31,7 @@ from frolic.sampling.prediction import add_noise
 from frolic.sampling.schedules import tail
 from frolic.sampling.solvers import SAMPLERS
 from frolic.spec import SamplingDefaults
+from frolic.strength import Strength, blend_of
 from frolic.types import Compat, Conditioning, Latents
 
 if TYPE_CHECKING:
@@ -91,8 +94,10 @@ class Pipeline(Finishing):
         compat: Compat = "diffusers",
         tiling: str = "auto",
         rescue: Path | None = None,
+        read_lora: Read | None = None,
     ) -> None:
         self.defaults = defaults
+        self._loras = Loras(read_lora)
         self.card = card
         self.compat = compat
         super().__init__(
@@ -119,6 +124,24 @@ class Pipeline(Finishing):
     def renewed(self, name: str) -> None:
         if name == "text_encoder":
             self.text, self._other_text = self._text_stage(self.defaults.instruction), None
+
+    @property
+    def loras(self) -> Mapping[str, Strength]:
+        """The adapters that every picture gets whose request says nothing of them, with the strength of each.
+
+        Assign a mapping from sources (a file, a folder, a name of ``frolic lora list``) to weights or ``Strength``s.
+        Sources are read once; another blend of them is only another mix.
+
+        Raises:
+            CheckpointError, ModelNotFoundError, UnsafeFileError: as ``frolic.adapters.read``; nothing has changed then.
+        """
+        return MappingProxyType(self._loras.strengths)
+
+    @loras.setter
+    def loras(self, strengths: Mapping[str, Any]) -> None:
+        blend = blend_of(strengths)
+        self._loras.load(blend, lambda: self.transformer)
+        self._loras.strengths = dict(blend)
 
     @property
     def has_controlnet(self) -> bool:
@@ -190,6 +213,10 @@ class Pipeline(Finishing):
         request = given.sized(request, most) if latents is None else self._sized_by(request, latents)
         blocks = getattr(self._held["transformer"].config, "layers", MAX_LAYER + 1)
         request, notes = request.completed(self.defaults, self.stride, blocks)
+        blends = blends_of(request, self._loras.strengths)
+        for blend in blends:
+            self._loras.load(blend, lambda: self.transformer)
+        request = replace(request, loras=blends)
         return self._draw(request, notes, latents, given, output, tokens)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -225,18 +252,26 @@ class Pipeline(Finishing):
                 if given.size is not None:
                     self.spare("vae")
                 led = tied.control is not None
-                texts = prepare_texts(
-                    self.transformer,
-                    self.controlnet if led else None,
-                    encoded,
-                    tokens,
-                    self.dtype,
-                    shared=self.compat == "native",
-                )
+                transformer, blends = self.transformer, request.loras or ((),)
+                mixes = self._loras.mixes(transformer, blends)
+                texts = [
+                    prepare_texts(
+                        transformer,
+                        self.controlnet if led else None,
+                        request,
+                        encoded,
+                        tokens,
+                        self.dtype,
+                        shared=self.compat == "native",
+                        mixes=mixes,
+                        phase=phase,
+                    )
+                    for phase in range(1 if mixes is None else mixes.phases)
+                ]
             for number, first in enumerate(firsts):
                 rows = range(first, min(first + size, request.pictures))
                 x = None if latents is None else latents[rows.start : rows.stop]
-                for step in self._steps(request, rows, x, texts, tied, drawn):
+                for step in self._steps(request, rows, x, texts, tied, drawn, mixes):
                     x = step.x
                     require_finite(x, f"Denoising, step {step.index + 1} of {step.total},")
                     done = number * step.total + step.index
@@ -247,15 +282,15 @@ class Pipeline(Finishing):
             result = Result(
                 images=(),
                 pixels=None,
-                request=request,
+                request=replace(request, loras=self._loras.named(blends)),
                 seconds=0.0,
                 notes=notes,
                 model=self.card,
-                settings=self._settings(latents is not None, hashes),
+                settings=self._settings(latents is not None, hashes, self._loras.hashes(blends)),
                 batches=tuple((i % size, min(size, request.pictures - i + i % size)) for i in range(request.pictures)),
-                tokens=texts.tokens,
+                tokens=texts[0].tokens,
             )
-            del texts, tied, encoded
+            del texts, tied, encoded, mixes, transformer
             tensor = self._pictures(finished, result, given)
             images = tuple(to_image(row) for row in tensor) if output == "pil" else ()
         except FrolicError:
@@ -276,9 +311,10 @@ class Pipeline(Finishing):
         request: Request,
         rows: range,
         noise: Tensor | None,
-        texts: Texts,
+        texts: Sequence[Texts],
         tied: Anchors,
         drawn: tuple[int, int],
+        mixes: Mixes | None,
     ) -> Iterator[Any]:
         """The sampler's steps. Inference mode is held while it computes and released while the caller looks."""
         assert request.steps and request.sampler and request.schedule
@@ -296,11 +332,13 @@ class Pipeline(Finishing):
                 rows,
                 texts,
                 tied,
+                sigmas=sigmas,
                 timesteps=schedule.timesteps,
                 dtype=self.dtype,
                 device=self.device,
                 controlnet=self.controlnet if tied.control is not None else None,
                 injection=self.compat,
+                mixes=mixes,
             )
             steps = sampler.solve(denoise, x, sigmas)
         while True:
@@ -336,7 +374,7 @@ class Pipeline(Finishing):
             raise RequestError(f"latents are for {width}x{height} pixels; leave out height, width, aspect and binning.")
         return replace(request, height=height, width=width, binning=False)
 
-    def _settings(self, given_latents: bool, hashes: dict[str, str]) -> dict[str, Any]:
+    def _settings(self, given_latents: bool, hashes: dict[str, str], adapters: dict[str, str]) -> dict[str, Any]:
         return {
             "shift": self.defaults.shift,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -345,4 +383,5 @@ class Pipeline(Finishing):
             "noise": "given" if given_latents else "seed",
             "compat": self.compat,
             **({"inputs": hashes} if hashes else {}),
+            **({"adapters": adapters} if adapters else {}),
         }

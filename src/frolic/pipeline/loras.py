@@ -1,0 +1,177 @@
+"""The adapters of a pipeline: which are there, and how much of each at which step, for which picture and branch.
+
+N adapters, B pictures, k branches of guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frolic.errors import RequestError
+from frolic.lora.adapter import Loaded
+from frolic.lora.layer import Attached
+from frolic.request import Request
+from frolic.sampling.guidance import UNCOND
+from frolic.strength import Blend, Strength, blend_of
+from frolic.types import Denoise
+
+Read = Callable[[str, Any], Loaded]
+"""An adapter by its source, for a transformer. Raises as ``frolic.adapters.read``."""
+
+
+class Loras:
+    """Adapters that were loaded stay, whatever the blend: another one costs nothing but another mix."""
+
+    def __init__(self, read: Read | None) -> None:
+        self._read = read
+        self._loaded: dict[str, Loaded] = {}
+        self._attached: Attached | None = None
+        self._on: nn.Module | None = None
+        self._carried: dict[str, tuple[int, int] | None] = {}
+        self.strengths: dict[str, Strength] = {}
+
+    def load(self, blend: Blend, transformer: Callable[[], Any]) -> None:
+        """Read the sources of ``blend`` that are not here yet."""
+        for source, _ in blend:
+            if self._known(source) is not None:
+                continue
+            if self._read is None:
+                raise RequestError("This pipeline was put together without a way to read adapters; use frolic.load.")
+            found = self._read(source, transformer())
+            names = {loaded.name for loaded in self._loaded.values()}
+            name, number = found.name, 2
+            while name in names:
+                name, number = f"{found.name}-{number}", number + 1
+            self._loaded[source] = replace(found, name=name)
+
+    def _known(self, source: str) -> Loaded | None:
+        """By its source, or by the name that a record calls it."""
+        named = {loaded.name: loaded for loaded in self._loaded.values()}
+        return self._loaded.get(source) or named.get(source)
+
+    def _of(self, source: str) -> Loaded:
+        found = self._known(source)
+        assert found is not None, f"{source} was not loaded"
+        return found
+
+    def named(self, blends: Sequence[Blend]) -> tuple[Blend, ...]:
+        """Sources as the names of records."""
+        return tuple(tuple((self._of(source).name, each) for source, each in blend) for blend in blends)
+
+    def hashes(self, blends: Sequence[Blend]) -> dict[str, str]:
+        """By name in records, of what the blends use."""
+        return {self._of(source).name: self._of(source).hash for blend in blends for source, _ in blend}
+
+    def mixes(self, transformer: Any, blends: Sequence[Blend]) -> Mixes | None:
+        """What the blends do to ``transformer``, which carries their adapters from now on; None if they do nothing."""
+        if not any(strength.weight for blend in blends for _, strength in blend):
+            # Without any it is bit for bit what it was, products that it folds where no adapter can be included.
+            self.detach()
+            return None
+        # An adapter that acts in different blocks in different blends is carried once for each.
+        wanted = {
+            _key(source, strength): strength.blocks for blend in blends for source, strength in blend if strength.weight
+        }
+        if self._attached is None or self._on is not transformer or not wanted.keys() <= self._carried.keys():
+            self.detach()
+            self._carried |= wanted
+            adapters = {key: self._of(_source(key)).adapter for key in self._carried}
+            within = {key: range(span[0], span[1] + 1) for key, span in self._carried.items() if span is not None}
+            with torch.inference_mode(False), torch.no_grad():
+                self._attached, self._on = Attached(transformer, adapters, within), transformer
+        return Mixes(self._attached, [[(_key(*each), each[1]) for each in blend] for blend in blends])
+
+    def detach(self) -> None:
+        """Let the transformer be as it was."""
+        if self._attached is not None:
+            self._attached.remove()
+        self._attached = self._on = None
+
+
+def _key(source: str, strength: Strength) -> str:
+    return source if strength.blocks is None else f"{source}\0{strength.blocks[0]}-{strength.blocks[1]}"
+
+
+def _source(key: str) -> str:
+    return key.partition("\0")[0]
+
+
+class Mixes:
+    """How much of each adapter there is, through the phases of a drawing: a phase ends where an adapter begins or ends
+    to act."""
+
+    def __init__(self, attached: Attached, blends: Sequence[Sequence[tuple[str, Strength]]]) -> None:
+        self._attached = attached
+        self._blends = blends
+        shares = {share for blend in blends for _, each in blend if each.weight for share in (each.start, each.end)}
+        self.cuts = tuple(sorted(shares - {0.0, 1.0}))
+        branches = {each.branch for blend in blends for _, each in blend if each.weight}
+        self._tables: dict[tuple[Any, ...], Tensor] = {}
+        self.varied = branches != {"both"} or any(list(blend) != list(blends[0]) for blend in blends)
+
+    @property
+    def phases(self) -> int:
+        return len(self.cuts) + 1
+
+    def weights(self, branch: str, blend: int, phase: int) -> Tensor:
+        """[N]"""
+        begins = (0.0, *self.cuts)[phase]
+        other = "cond" if branch == UNCOND else "uncond"
+        acting: dict[str, float] = {}
+        for name, each in self._blends[blend]:
+            if each.start <= begins < each.end and each.branch != other:
+                acting[name] = acting.get(name, 0.0) + each.weight
+        return self._attached.tensor(acting)
+
+    @contextmanager
+    def reading(self, branch: str, blend: int, phase: int) -> Iterator[None]:
+        """While the text of a branch is read, for pictures of a blend."""
+        with self._attached.using(self.weights(branch, blend, phase)):
+            yield
+
+    def switched(
+        self,
+        prepared: Callable[[int], Denoise],
+        branches: Sequence[str],
+        blends: Sequence[int],
+        sigmas: Tensor,
+    ) -> Denoise:
+        """``prepared`` (of a phase) under the mix of its phase, for pictures of these ``blends``, branch after branch.
+        ``sigmas`` are the noise levels of all steps, of which a share of the steps is one."""
+        last = len(sigmas) - 1
+        bounds = [float(sigmas[round(cut * last)]) for cut in self.cuts]
+        made: dict[int, Denoise] = {}
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            level = float(sigma.flatten()[0])
+            phase = sum(level <= bound for bound in bounds)
+            if phase not in made:
+                made[phase] = prepared(phase)
+            with self._attached.using(self._table(phase, tuple(branches), tuple(blends))):
+                return made[phase](x, sigma)
+
+        return denoise
+
+    def _table(self, phase: int, branches: tuple[str, ...], blends: tuple[int, ...]) -> Tensor:
+        """[k B, N], or [N] where all rows are alike. The same tensor each time: layers keep what they made of it."""
+        key = (phase, branches, blends)
+        if key not in self._tables:
+            rows = [self.weights(branch, blend, phase) for branch in branches for blend in blends]
+            self._tables[key] = torch.stack(rows) if self.varied else rows[0]
+        return self._tables[key]
+
+
+def reading(mixes: Mixes | None, branch: str, blend: int, phase: int) -> Any:
+    """``Mixes.reading``, or nothing without adapters."""
+    return nullcontext() if mixes is None else mixes.reading(branch, blend, phase)
+
+
+def blends_of(request: Request, usual: Mapping[str, Strength]) -> tuple[Blend, ...]:
+    """What ``request`` asks for, or what is usual."""
+    return request.loras if request.loras is not None else (blend_of(usual),)
