@@ -103,7 +103,7 @@ def parse(text: str) -> tuple[str, Strength | None]:
     source, *options = text.split(",")
     weight = None
     head, colon, tail = source.rpartition(":")
-    if colon and head and _WEIGHT.fullmatch(tail):
+    if colon and _WEIGHT.fullmatch(tail):
         source, weight = head, float(tail)
     if not source:
         raise RequestError(f"There is no adapter in --lora {text!r}; give a name or a file, as glow.safetensors:0.6.")

@@ -39,8 +39,8 @@ class Target:
 
 
 def target(spec: ComponentSpec, config: Any, module: nn.Module | None = None) -> Target:
-    """What adapters can change of the part that ``spec`` and ``config`` describe. Only shapes are asked for: without the
-    ``module`` it is built without memory."""
+    """What adapters can change of the part that ``spec`` and ``config`` describe. Where there is no ``module``, one
+    without memory gives the shapes."""
     if module is None:
         with torch.device("meta"):
             module = spec.build(config)

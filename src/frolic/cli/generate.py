@@ -8,16 +8,18 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frolic.cli.options import ABOUT, loading, parser, request_fields
+from frolic.cli.options import ABOUT, loading, loras, parser, request_fields
 from frolic.cli.replay import Replay, model_of
 from frolic.cli.report import Report
 from frolic.errors import FileError, RequestError
 from frolic.io.files import check_writable, existing_file, reason
 from frolic.io.media import save_png
 from frolic.request import Request
+from frolic.strength import Strength, blend_of
 
 if TYPE_CHECKING:
     import typer
@@ -51,16 +53,20 @@ def run(arguments: Sequence[str]) -> None:
     prompts = _prompts(options.prompt, options.prompt_file)
     replay = Replay.read(options.source) if options.source is not None else None
     fields = request_fields(options, replay.record if replay else None)
+    adapters = loras(options)
     for picture in filter(None, (options.image, options.mask, options.control)):
         existing_file(Path(picture))
     model, dtype, device = options.model, options.dtype, options.device
     if replay is None:
         if not prompts:
             raise RequestError('There is no prompt; write what to draw, as in: frolic "a red panda".')
+        blend = blend_of({source: strength or Strength() for source, strength in adapters})
         request, kept = Request.of(prompts, **fields).seeded(), None
     else:
+        blend, fields["loras"] = replay.blend(adapters)
         request, kept = replay.request(prompts, fields)
         model, dtype, device = model or replay.model(), dtype or replay.dtype, device or replay.device
+    request = replace(request, loras=(blend,))
     pictures = range(request.pictures) if kept is None else range(kept, kept + 1)
     places = [] if options.dry_run else _places(options.output, request, pictures, options.force)
     with Report(as_json=options.json, quiet=options.quiet) as report:

@@ -23,6 +23,7 @@ COMMANDS = {
     "eval": "frolic.cli.evaluate",
     "models": "frolic.cli.models",
     "convert": "frolic.cli.convert",
+    "lora": "frolic.cli.lora",
     "doctor": "frolic.cli.doctor",
 }
 _ROOT_OPTIONS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from frolic.errors import RequestError
 from frolic.request import SAMPLERS, SCHEDULES
+from frolic.strength import Strength, parse
 
 ABOUT = "Draw pictures of a prompt and write them as PNG files that remember how they were made."
 
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", metavar="PATH", help="PNG file, or a folder [frolic-PROMPT-SEED.png in this folder]")
     _add_sampling(parser)
     _add_pictures(parser)
+    _add_adapters(parser)
     _add_model(parser)
     _add_running(parser)
     return parser
@@ -71,6 +73,17 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--control", metavar="FILE", help="what a ControlNet is led by")
     add("--control-from", metavar="KIND", help="edges, hed:WEIGHTS or scribble:WEIGHTS: what to make of FILE first")
     add("--control-scale", type=float, metavar="X", help="how strongly [1]")
+
+
+def _add_adapters(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("adapters").add_argument
+    add(
+        "--lora",
+        action="append",
+        metavar="SRC[:WEIGHT]",
+        help="a LoRA's file or folder, with its weight [1]; may be given several times; "
+        "more after commas: steps=0-0.5, branch=cond, blocks=0-3",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +150,19 @@ def request_fields(options: argparse.Namespace, replayed: Mapping[str, Any] | No
     if options.strength is None and options.image is not None and options.mask is None and "image" not in drawn_from:
         fields["strength"] = 0.6
     return fields
+
+
+def loras(options: argparse.Namespace) -> list[tuple[str, Strength | None]]:
+    """The adapters that are given, with the strength of each where one is said.
+
+    Raises:
+        RequestError: one cannot be read, or is given twice.
+    """
+    given = [parse(text) for text in options.lora or ()]
+    sources = [source for source, _ in given]
+    if twice := sorted({source for source in sources if sources.count(source) > 1}):
+        raise RequestError(f"--lora {', '.join(twice)} is given twice; give it once, with the sum of the weights.")
+    return given
 
 
 def loading(options: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from frolic.errors import FileError, RequestError
 from frolic.io.media import read_record
 from frolic.request import RECORDED, UNSAID, Request
+from frolic.strength import Blend, Strength, blend_of
 
 if TYPE_CHECKING:
     from frolic.pipeline import Inputs, Pipeline
@@ -44,7 +46,12 @@ class Replay:
             Request.of(str(wanted["prompt"]), **{name: wanted[name] for name in _FIELDS[1:]})
             whole = all(type(n) is int for n in (row, size, tokens)) and 0 <= row < size <= _MAX_BATCH and tokens > 0
             texts = [record["dtype"], record["device"], record["model"]["name"], record["model"]["hash"]]
-            texts += [record.get("compat", ""), *record.get("inputs", {}).values()]
+            texts += [
+                record.get("compat", ""),
+                *record.get("inputs", {}).values(),
+                *record.get("adapters", {}).values(),
+            ]
+            blend_of(wanted.get("loras") or {})
         except (AttributeError, KeyError, TypeError, ValueError, RequestError):
             whole, texts = False, []
         if not whole or not all(isinstance(text, str) for text in texts):
@@ -78,6 +85,34 @@ class Replay:
             return Request.of([alone.pop("prompt")] * self.size, **alone), self.row
         asked = {**kept, **changed}
         return Request.of(prompts or asked.pop("prompt"), **{k: v for k, v in asked.items() if k != "prompt"}), None
+
+    def blend(self, given: Sequence[tuple[str, Strength | None]]) -> tuple[Blend, Any]:
+        """The adapters to draw with, and what a request changes by them: None where it is the recorded blend.
+
+        A record names its adapters and holds the hashes of their files, not where they lie. A file that is given
+        without a strength has the one that it had.
+
+        Raises:
+            RequestError: it was drawn with adapters, and none are given.
+        """
+        recorded, hashes = self.record["request"].get("loras") or {}, self.record.get("adapters", {})
+        if recorded and not given:
+            files = "its file" if len(recorded) == 1 else "their files"
+            raise RequestError(
+                f"{self.path} was drawn with {', '.join(recorded)}; give {files} with --lora, or another one to draw "
+                "something new."
+            )
+        from frolic.adapters import find
+        from frolic.io.safetensors import fingerprint
+
+        names = {digest: name for name, digest in hashes.items()}
+        called = [names.get(fingerprint([find(Path(source))[0]])) for source, _ in given]
+        had = [Strength.of(recorded[name]) if name in recorded else None for name in called]
+        blend = tuple((source, said or then or Strength()) for (source, said), then in zip(given, had, strict=True))
+        same = set(called) == recorded.keys() and all(
+            strength == then for (_, strength), then in zip(blend, had, strict=True)
+        )
+        return blend, None if same else (blend,)
 
     def check_inputs(self, inputs: Inputs) -> None:
         """Refuse to draw again from other pictures than those it was drawn from.

@@ -1,0 +1,262 @@
+"""``frolic lora``: look into adapters, write them for other programs, blend several into one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from frolic.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from frolic.adapters import Target
+    from frolic.lora.adapter import Adapter, Loaded
+    from frolic.spec import ComponentSpec
+
+_FILES = Annotated[list[str], typer.Argument(metavar="FILE...", help="Adapters: files or folders.")]
+_MODEL = typer.Option("--model", "-m", help="The model they are for: a name, a folder.")
+_PARTIAL = Annotated[bool, typer.Option("--allow-partial", help="Pass over what is of no layer of the model.")]
+_RANK = Annotated[int | None, typer.Option(min=1, max=4096, help="Cut to this rank; the error is printed.")]
+_DTYPE = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+_FORCE = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+METHODS = ("sum", "ties", "dare")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the ``lora`` commands."""
+    lora = typer.Typer(no_args_is_help=True, help="Look into LoRAs, convert and blend them.")
+    for command in (info, convert, blend):
+        lora.command()(command)
+    app.add_typer(lora, name="lora")
+
+
+def info(
+    files: _FILES,
+    model: Annotated[str | None, _MODEL] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="A line for every layer.")] = False,
+    allow_partial: _PARTIAL = False,
+    as_json: _JSON = False,
+) -> None:
+    """Say what adapters hold; with a model, how much they change it; of several, which will fight."""
+    from frolic.adapters import load
+    from frolic.adapters.own import own_target
+    from frolic.lora import inspect
+
+    goal, weights = (own_target([Path(file) for file in files]), None) if model is None else _with_weights(model)
+    loaded = [load(file, goal, allow_partial=allow_partial) for file in files]
+    facts = [_facts(each, weights) for each in loaded]
+    pairs = []
+    for number, one in enumerate(loaded):
+        for other in loaded[number + 1 :]:
+            found = inspect.overlaps(one.adapter, other.adapter)
+            pairs.append(
+                {
+                    "names": [one.name, other.name],
+                    "verdict": inspect.verdict(found, (one.name, other.name)),
+                    "layers": [
+                        {"layer": o.linear, "cosine": o.cosine, "inputs": o.inputs, "outputs": o.outputs} for o in found
+                    ],
+                }
+            )
+    if as_json:
+        typer.echo(json.dumps({"adapters": facts, "pairs": pairs}))
+        return
+    for fact in facts:
+        _print(fact, layers)
+    for pair in pairs:
+        typer.echo(pair["verdict"])
+        for layer in pair["layers"] if layers else ():
+            assert isinstance(layer, dict)
+            typer.echo(
+                f"  {_safe(layer['layer'])}: cosine {layer['cosine']:+.3f}, shared inputs {layer['inputs']:.0%}, "
+                f"outputs {layer['outputs']:.0%}"
+            )
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="An adapter's file or folder, in any dialect.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    to: Annotated[str, typer.Option(help="diffusers, comfy, kohya or original.")] = "diffusers",
+    model: Annotated[str, _MODEL] = "starter",
+    rank: _RANK = None,
+    dtype: _DTYPE = "bfloat16",
+    allow_partial: _PARTIAL = False,
+    force: _FORCE = False,
+    as_json: _JSON = False,
+) -> None:
+    """Write an adapter as another program reads it; it has the same strength there."""
+    from frolic.adapters import load
+
+    goal = _target(model)
+    loaded = load(source, goal, allow_partial=allow_partial)
+    _write([(loaded, 1.0)], target, goal, to, "sum", rank, 1.0, 0, dtype, force, as_json)
+
+
+def blend(
+    sources: Annotated[list[str], typer.Argument(metavar="SRC[:WEIGHT]...", help="Adapters with their weights.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    to: Annotated[str, typer.Option(help="diffusers, comfy, kohya or original.")] = "diffusers",
+    model: Annotated[str, _MODEL] = "starter",
+    method: Annotated[str, typer.Option(help="sum (exact), ties or dare.")] = "sum",
+    rank: _RANK = None,
+    density: Annotated[float | None, typer.Option(help="For ties [0.2] and dare [0.5]: the share that stays.")] = None,
+    seed: Annotated[int, typer.Option(help="For dare.")] = 0,
+    dtype: _DTYPE = "bfloat16",
+    allow_partial: _PARTIAL = False,
+    force: _FORCE = False,
+    as_json: _JSON = False,
+) -> None:
+    """Blend adapters into one file: exactly, or cut to a rank."""
+    from frolic.adapters import load
+    from frolic.strength import parse
+
+    _choose("method", method, METHODS)
+    if method != "sum" and rank is None:
+        raise RequestError(f"--method {method} makes changes of full rank; give the --rank to cut them to.")
+    if method == "sum" and density is not None:
+        raise RequestError("--density is for --method ties and dare.")
+    goal, parts = _target(model), []
+    for text in sources:
+        source, strength = parse(text)
+        if strength is not None and not strength.plain:
+            raise RequestError(f"A file has one weight for all steps, branches and blocks; give {text!r} one weight.")
+        parts.append((load(source, goal, allow_partial=allow_partial), 1.0 if strength is None else strength.weight))
+    share = density if density is not None else {"ties": 0.2, "dare": 0.5}.get(method, 1.0)
+    _write(parts, output, goal, to, method, rank, share, seed, dtype, force, as_json)
+
+
+def _write(
+    parts: list[tuple[Loaded, float]], path: Path, goal: Target, form: str, method: str, rank: int | None,
+    density: float, seed: int, dtype: str, force: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Blend ``parts`` and write the file; say what it is and what was lost."""
+    import torch
+
+    from frolic.adapters import FORMATS, write
+    from frolic.io.files import check_writable
+    from frolic.lora import blend as blending
+
+    _choose("format", form, FORMATS)
+    _choose("dtype", dtype, DTYPES)
+    check_writable(path, force=force)
+    weighted = [(loaded.adapter, weight) for loaded, weight in parts]
+    if method == "ties":
+        made = blending.ties(weighted, rank or 1, density)
+    elif method == "dare":
+        made = blending.dare(weighted, rank or 1, density, seed)
+    elif len(parts) == 1 and rank is None:
+        made = blending.Blend(parts[0][0].adapter, 0.0)
+    elif rank is None:
+        made = blending.Blend(blending.exact(weighted), 0.0)
+    else:
+        made = blending.cut(weighted, rank)
+    about = {"modelspec.title": path.stem}
+    if len(parts) > 1:
+        recipe = {loaded.name: {"weight": weight, "sha256": loaded.hash} for loaded, weight in parts}
+        about["frolic.blend"] = json.dumps({"method": method, "adapters": recipe})
+    write(made.adapter, path, goal, form, metadata=about, dtype=getattr(torch, dtype), force=force)
+    facts = {
+        "event": "written",
+        "path": str(path),
+        "format": form,
+        "layers": len(made.adapter.deltas),
+        "ranks": made.adapter.ranks,
+        "error": made.error,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        lost = "exact but for rounding" if made.error == 0 else f"off by {made.error:.2%} of the change's length"
+        typer.echo(f"{path}: {form}, {facts['layers']} layers, rank {_ranks(made.adapter)}, {lost}")
+
+
+def _facts(loaded: Loaded, weights: dict[str, Tensor] | None) -> dict[str, Any]:
+    from frolic.lora.inspect import facts
+
+    found = facts(loaded.adapter, weights)
+    return {
+        "name": loaded.name,
+        "dialect": loaded.adapter.dialect,
+        "sha256": loaded.hash,
+        "layers": [{"layer": f.linear, "rank": f.rank, "norm": f.norm, "relative": f.relative} for f in found],
+        "targets": dict(Counter(f.linear.rpartition(".")[2] for f in found)),
+        "ranks": _ranks(loaded.adapter),
+        "metadata": dict(loaded.adapter.metadata),
+    }
+
+
+def _print(fact: dict[str, Any], layers: bool) -> None:
+    targets = ", ".join(f"{name} ({count})" for name, count in fact["targets"].items())
+    kind = f"{fact['dialect']}, rank {fact['ranks']}, {len(fact['layers'])} layers"
+    typer.echo(f"{_safe(fact['name'])}: {kind}: {_safe(targets)}")
+    relative = [layer["relative"] for layer in fact["layers"] if layer["relative"] is not None]
+    if relative:
+        most = max(fact["layers"], key=lambda layer: layer["relative"])
+        typer.echo(
+            f"  changes weights by {sum(relative) / len(relative):.2%} on average, most {_safe(most['layer'])}: "
+            f"{most['relative']:.2%}"
+        )
+    for layer in fact["layers"] if layers else ():
+        part = "" if layer["relative"] is None else f", {layer['relative']:.2%} of the weight"
+        typer.echo(f"  {_safe(layer['layer'])}: rank {layer['rank']}, length {layer['norm']:.4g}{part}")
+    for key, value in fact["metadata"].items():
+        if key != "format":
+            typer.echo(f"  {_safe(key)}: {_safe(value if len(value) <= 100 else value[:97] + '...')}")
+
+
+def _ranks(adapter: Adapter) -> str:
+    ranks = [rank for rank in adapter.ranks if rank]
+    return "full" if not ranks else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+
+
+def _target(model: str) -> Target:
+    """What adapters can change of a model's transformer, from its settings alone."""
+    from frolic.adapters import target
+
+    return target(*_transformer(model)[:2])
+
+
+def _transformer(model: str) -> tuple[ComponentSpec, Any, Path | None]:
+    """Spec and config of a model's transformer, and its weights where the model is here."""
+    from frolic.io.folder import open_folder
+    from frolic.models.registry import families
+    from frolic.plan import Watch
+    from frolic.plan.find import find_model
+
+    for family in families().values():
+        for entry in family.published:
+            if entry.name == model:
+                return family.components["transformer"], entry.config, None
+    folder = open_folder(find_model(model, Watch(fetch=False)), families())
+    part = folder.components["transformer"]
+    return part.spec, part.config, next(iter(part.weights.values()))
+
+
+def _with_weights(model: str) -> tuple[Target, dict[str, Tensor] | None]:
+    """As ``_target``, and the weights of the layers, where the model is here."""
+    from frolic.adapters import target
+    from frolic.io.safetensors import load
+
+    spec, config, path = _transformer(model)
+    goal = target(spec, config)
+    if path is None:
+        return goal, None
+    state = spec.keymap(config).load(load(path))
+    return goal, {linear: state[f"{linear}.weight"] for linear in goal.shapes}
+
+
+def _choose(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise RequestError(f"Choose a {what} of {', '.join(known)}: {value!r} is not known{nearest(value, known)}.")
+
+
+def _safe(text: str) -> str:
+    """For a terminal: what a file says must not steer it."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,171 @@
+"""``--lora`` and ``frolic lora``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dialects import save
+from frolic.errors import RequestError
+from frolic.io.media import read_record
+from frolic.strength import Strength, parse
+
+Command = Callable[..., Any]
+HEADS = ("blocks.0.attn.qkv", 96, 32), ("blocks.1.attn.proj", 32, 32), ("blocks.1.cross_attn.q_linear", 32, 32)
+
+
+def adapter(path: Path, seed: int, form: str = "comfy", strength: float = 0.4) -> Path:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, rows, columns in HEADS:
+        down = torch.randn(2, columns, generator=generator) / columns**0.5
+        up = strength * torch.randn(rows, 2, generator=generator)
+        key = f"diffusion_model.{name}" if form == "comfy" else f"lora_unet_{name.replace('.', '_')}"
+        tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"] = down, up
+        tensors[f"{key}.alpha"] = torch.tensor(1.0)
+    save(tensors, path)
+    return path
+
+
+@pytest.fixture
+def draw(command: Command, tiny_folder: Path) -> Command:
+    adapter(Path("glow.safetensors"), 1)
+    adapter(Path("dusk.safetensors"), 2)
+    return lambda *arguments: command(*arguments, "-m", tiny_folder)
+
+
+def pixels(path: str) -> bytes:
+    from PIL import Image
+
+    return Image.open(path).tobytes()
+
+
+def test_adapters_change_the_picture_and_are_recorded(draw: Command) -> None:
+    assert draw("a cat", "-s", 1, "-o", "plain.png").code == 0
+    assert (
+        draw(
+            "a cat", "-s", 1, "-o", "glow.png", "--lora", "glow.safetensors:0.8", "--lora", "dusk.safetensors:0.3"
+        ).code
+        == 0
+    )
+    assert draw("a cat", "-s", 1, "-o", "zero.png", "--lora", "glow.safetensors:0").code == 0
+    assert pixels("plain.png") == pixels("zero.png") != pixels("glow.png")
+    record = read_record(Path("glow.png"))
+    assert record["request"]["loras"] == {"glow": 0.8, "dusk": 0.3}
+    assert record["adapters"].keys() == {"glow", "dusk"}
+
+
+def test_from_a_picture_the_adapters_are_asked_for_and_checked(draw: Command) -> None:
+    draw("a cat", "-s", 1, "-N", 2, "-o", "a.png", "--lora", "glow.safetensors:0.8,steps=0-0.5")
+    ran = draw("--from", "a-1.png", "-o", "again.png")
+    assert ran.code == 2 and "was drawn with glow; give its file with --lora" in ran.err
+    Path("glow.safetensors").rename("renamed.safetensors")
+    assert draw("--from", "a-1.png", "-o", "again.png", "--lora", "renamed.safetensors").code == 0
+    assert pixels("again.png") == pixels("a-1.png")
+    assert draw("--from", "a-1.png", "-o", "other.png", "--lora", "renamed.safetensors:0.1").code == 0
+    assert pixels("other.png") != pixels("a-1.png")
+    assert draw("--from", "a-1.png", "-o", "new.png", "--lora", "dusk.safetensors").code == 0
+    assert read_record(Path("new.png"))["request"]["loras"] == {"dusk": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "strength"),
+    [
+        ("glow", "glow", None),
+        ("glow:0.6", "glow", Strength(0.6)),
+        ("dir/glow.safetensors:-1e-1", "dir/glow.safetensors", Strength(-0.1)),
+        ("C:\\x\\glow", "C:\\x\\glow", None),
+        ("org/name:1", "org/name", Strength(1.0)),
+        ("glow,steps=0.2-0.7", "glow", Strength(start=0.2, end=0.7)),
+        ("glow:.5,branch=cond,blocks=3", "glow", Strength(0.5, branch="cond", blocks=(3, 3))),
+        ("glow:2,blocks=0-4", "glow", Strength(2.0, blocks=(0, 4))),
+    ],
+)
+def test_sources_and_strengths(text: str, source: str, strength: Strength | None) -> None:
+    assert parse(text) == (source, strength)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":0.5", "a,steps=0.5", "a,steps=1-0", "a,branch=x", "a,blocks=2-1", "a,x=1", "a:1000"]
+)
+def test_what_is_none_is_refused(text: str) -> None:
+    with pytest.raises(RequestError):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--lora", "none.safetensors"], 3, "There is no adapter none.safetensors"),
+        (["--lora", "glow.safetensors:0.5", "--lora", "glow.safetensors:0.5"], 2, "given twice"),
+        (["--lora", "glow.safetensors,steps=2"], 2, "is not steps=0-0.5"),
+    ],
+)
+def test_a_wrong_adapter_is_one_sentence(draw: Command, arguments: list[str], code: int, said: str) -> None:
+    ran = draw("a cat", "-o", "a.png", *arguments)
+    assert ran.code == code and said in ran.err and "Traceback" not in ran.err
+    assert not Path("a.png").exists()
+
+
+def test_info_of_one_and_of_two_that_fight(command: Command, tiny_folder: Path) -> None:
+    adapter(Path("glow.safetensors"), 1)
+    adapter(Path("against.safetensors"), 1, "kohya", strength=-0.4)
+    ran = command("lora", "info", "glow.safetensors")
+    assert ran.code == 0 and "glow: ComfyUI, rank 2, 3 layers" in ran.out
+    ran = command("lora", "info", "glow.safetensors", "against.safetensors", "-m", tiny_folder, "--layers")
+    assert ran.code == 0 and "kohya" in ran.out and "glow and against will fight" in ran.out
+    assert "changes weights by" in ran.out and "cosine -1.000" in ran.out
+    facts = json.loads(command("lora", "info", "glow.safetensors", "-m", tiny_folder, "--json").out)
+    assert [layer["rank"] for layer in facts["adapters"][0]["layers"]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("form", ["diffusers", "comfy", "kohya", "original"])
+def test_convert(draw: Command, command: Command, tiny_folder: Path, form: str) -> None:
+    ran = command(
+        "lora", "convert", "glow.safetensors", "out.safetensors", "--to", form, "--dtype", "float32", "-m", tiny_folder
+    )
+    assert ran.code == 0 and f"out.safetensors: {form}, 3 layers, rank 2, exact" in ran.out
+    for name in ("glow", "out"):
+        assert draw("a cat", "-s", 1, "-o", f"{name}.png", "--lora", f"{name}.safetensors").code == 0
+    a, b = pixels("glow.png"), pixels("out.png")
+    assert max(abs(x - y) for x, y in zip(a, b, strict=True)) <= 1
+    again = command("lora", "convert", "glow.safetensors", "out.safetensors", "-m", tiny_folder)
+    assert again.code == 3 and "exists" in again.err
+
+
+def test_blend_to_a_file(draw: Command, command: Command, tiny_folder: Path) -> None:
+    parts = ("glow.safetensors:0.6", "dusk.safetensors:0.4")
+    ran = command("lora", "blend", *parts, "-o", "both.safetensors", "--dtype", "float32", "-m", tiny_folder)
+    assert (ran.code == 0 and "rank 2 to 4, exact" in ran.out) or "rank 4, exact" in ran.out
+    draw("a cat", "-s", 1, "-o", "file.png", "--lora", "both.safetensors")
+    draw("a cat", "-s", 1, "-o", "run.png", *(word for part in parts for word in ("--lora", part)))
+    assert max(abs(x - y) for x, y in zip(pixels("file.png"), pixels("run.png"), strict=True)) <= 1
+    ran = command("lora", "blend", *parts, "-o", "cut.safetensors", "--rank", 2, "--json", "-m", tiny_folder)
+    facts = json.loads(ran.out)
+    assert facts["ranks"] == [2] and 0.1 < facts["error"] < 0.9
+    assert any("lora_A" in key for key in load_file("cut.safetensors"))
+    for method in ("ties", "dare"):
+        out = f"{method}.safetensors"
+        assert command("lora", "blend", *parts, "-o", out, "--method", method, "--rank", 4, "-m", tiny_folder).code == 0
+    ran = command("lora", "blend", *parts, "-o", "x.safetensors", "--method", "ties", "-m", tiny_folder)
+    assert ran.code == 2 and "--rank" in ran.err
+    ran = command("lora", "blend", "glow.safetensors:1,steps=0-0.5", "-o", "x.safetensors", "-m", tiny_folder)
+    assert ran.code == 2 and "one weight" in ran.err
+
+
+def test_a_published_model_s_names_need_no_download(command: Command) -> None:
+    tensors = {
+        "diffusion_model.blocks.0.attn.qkv.lora_down.weight": torch.zeros(4, 2240),
+        "diffusion_model.blocks.0.attn.qkv.lora_up.weight": torch.zeros(6720, 4),
+    }
+    save(tensors, Path("big.safetensors"))
+    ran = command("lora", "convert", "big.safetensors", "out.safetensors", "-m", "sana-1.6b-1024")
+    assert ran.code == 0, ran.err
+    ran = command("lora", "convert", "big.safetensors", "other.safetensors", "-m", "starter")
+    assert (ran.code == 3 and "needs" in ran.err) or "is for a layer of 6720x2240" in ran.err
