@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from frolic.assemble import load
     from frolic.pipeline import Pipeline, Result
     from frolic.request import Request
+    from frolic.strength import Strength
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "Request", "Result", "__version__", "load"]
+__all__ = ["Pipeline", "Request", "Result", "Strength", "__version__", "load"]
 
 _HOMES = {
     "Pipeline": "frolic.pipeline",
     "Request": "frolic.request",
     "Result": "frolic.pipeline",
+    "Strength": "frolic.strength",
     "load": "frolic.assemble",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,13 @@ from frolic.pipeline.parts import Held, Offloaded, Reread, Resident, lasting
 from frolic.plan import BuildPlan, Part, make_plan
 
 
-def load(model: str | Path = "starter", **options: Any) -> Pipeline:
-    """A pipeline that is ready to draw. Arguments and errors as ``frolic.plan.make_plan`` and ``assemble``."""
-    return assemble(make_plan(model, **options))
+def load(model: str | Path = "starter", *, loras: Mapping[str, Any] | None = None, **options: Any) -> Pipeline:
+    """A pipeline that is ready to draw, with ``loras`` as ``Pipeline.loras`` takes them. Other arguments, and errors,
+    as ``frolic.plan.make_plan`` and ``assemble``."""
+    pipeline = assemble(make_plan(model, **options))
+    if loras:
+        pipeline.loras = loras
+    return pipeline
 
 
 def assemble(plan: BuildPlan) -> Pipeline:

@@ -9,7 +9,7 @@ import pytest
 
 import frolic
 
-SURFACE = {"Pipeline", "Request", "Result", "__version__", "load"}
+SURFACE = {"Pipeline", "Request", "Result", "Strength", "__version__", "load"}
 NOT_TO_DRAW = {"diffusers", "transformers", "pydantic", "typer", "rich", "yaml", "tensorboard", "huggingface_hub"}
 
 
