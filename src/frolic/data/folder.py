@@ -1,12 +1,13 @@
-"""A folder of pictures, each with its caption beside it.
+"""A folder of pictures, each with its caption.
 
-N pictures, B batch, P side of a picture.
+N pictures, B batch, P side of a picture, H/W its sides where they differ.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _CONTROL = ".control.png"
+_TABLE = "metadata.jsonl"
 _MAX_CAPTION = 100_000
 
 
@@ -45,43 +47,8 @@ class PictureFolder:
 
     @classmethod
     def read(cls, folder: Path, side: int) -> PictureFolder:
-        """Pictures are ``NAME.png`` (or jpg, jpeg, webp) with their caption in ``NAME.txt``. ``NAME.control.png`` is a
-        control picture. Names that begin with a dot are passed over; anything else is refused.
-
-        Raises:
-            FileError: the folder cannot be read or holds no picture, or listing files that do not belong together.
-        """
-        try:
-            names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        except OSError as error:
-            raise FileError(f"{folder} is no folder that can be read; give the folder of the pictures.") from error
-        controls = {path.name.removesuffix(_CONTROL): path for path in names if path.name.endswith(_CONTROL)}
-        captions = {path.stem: path for path in names if path.suffix == ".txt"}
-        pictures: dict[str, Path] = {}
-        problems = Problems(f"{folder} cannot be trained on; each picture needs a caption, NAME.png and NAME.txt")
-        for path in names:
-            if path in (controls.get(path.name.removesuffix(_CONTROL)), captions.get(path.stem)):
-                continue
-            if path.suffix.lower() not in SUFFIXES or not path.is_file():
-                problems.add("neither pictures nor captions", path.name)
-            elif path.stem in pictures:
-                problems.add("two pictures of one name", f"{pictures[path.stem].name} and {path.name}")
-            else:
-                pictures[path.stem] = path
-        entries = []
-        for name, path in pictures.items():
-            caption = _caption(captions[name], problems) if name in captions else None
-            if name not in captions:
-                problems.add("without a caption", path.name)
-            elif caption is not None:
-                entries.append(Entry(path, caption, controls.get(name)))
-        for kind, given in (("captions", captions), ("control pictures", controls)):
-            for name in given.keys() - pictures.keys():
-                problems.add(f"{kind} without a picture", given[name].name)
-        problems.raise_any(FileError)
-        if not entries:
-            raise FileError(f"There is no picture in {folder}; put NAME.png and its caption NAME.txt there.")
-        return cls(tuple(entries), side)
+        """Raises as ``read_entries``."""
+        return cls(read_entries(folder), side)
 
     @property
     def groups(self) -> Tensor:
@@ -95,21 +62,8 @@ class PictureFolder:
 
     @cached_property
     def mark(self) -> str:
-        """A fingerprint of all files.
-
-        Raises:
-            FileError: one cannot be read.
-        """
-        digest = hashlib.sha256()
-        for entry in self.entries:
-            for path in filter(None, (entry.picture, entry.control)):
-                try:
-                    with path.open("rb") as file:
-                        digest.update(hashlib.file_digest(file, "sha256").digest())
-                except OSError as error:
-                    raise FileError(f"{path} cannot be read; check its permissions.") from error
-            digest.update(f"{entry.control is None} {entry.caption}\0".encode())
-        return digest.hexdigest()
+        """A fingerprint of all files. Raises as ``mark_of``."""
+        return mark_of(self.entries)
 
     def pixels(self, rows_B: Tensor) -> Tensor:
         """[B, 3, P, P] in [-1, 1].
@@ -117,7 +71,7 @@ class PictureFolder:
         Raises:
             FileError: a picture cannot be read.
         """
-        return torch.stack([_square(self.entries[row].picture, self.side) for row in rows_B.tolist()])
+        return torch.stack([fitted(self.entries[row].picture, self.side, self.side) for row in rows_B.tolist()])
 
     def controls(self, rows_B: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
         """[B, 3, P, P] in [-1, 1]: the control pictures that were given, or what ``make`` makes of the pictures.
@@ -128,9 +82,101 @@ class PictureFolder:
         made = []
         for row in rows_B.tolist():
             entry = self.entries[row]
-            given = _square(entry.control or entry.picture, self.side)[None]
+            given = fitted(entry.control or entry.picture, self.side, self.side)[None]
             made.append(given if entry.control else make(given))
         return torch.cat(made)
+
+
+def read_entries(folder: Path) -> tuple[Entry, ...]:
+    """Pictures are ``NAME.png`` (or jpg, jpeg, webp) with their caption in ``NAME.txt``, or in a line of
+    ``metadata.jsonl``: ``{"file_name": "NAME.png", "text": "a caption"}``. ``NAME.control.png`` is a control picture.
+    Names that begin with a dot are passed over; anything else is refused.
+
+    Raises:
+        FileError: the folder cannot be read or holds no picture, or listing files that do not belong together.
+    """
+    try:
+        names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise FileError(f"{folder} is no folder that can be read; give the folder of the pictures.") from error
+    controls = {path.name.removesuffix(_CONTROL): path for path in names if path.name.endswith(_CONTROL)}
+    texts = {path.stem: path for path in names if path.suffix == ".txt"}
+    pictures: dict[str, Path] = {}
+    problems = Problems(f"{folder} cannot be trained on; each picture needs a caption, NAME.png and NAME.txt")
+    table = _table(folder / _TABLE, problems) if folder / _TABLE in names else {}
+    for path in names:
+        if path in (controls.get(path.name.removesuffix(_CONTROL)), texts.get(path.stem), folder / _TABLE):
+            continue
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            problems.add("neither pictures nor captions", path.name)
+        elif path.stem in pictures:
+            problems.add("two pictures of one name", f"{pictures[path.stem].name} and {path.name}")
+        else:
+            pictures[path.stem] = path
+    entries = []
+    for name, path in pictures.items():
+        caption = table.pop(path.name, None)
+        if name in texts:
+            if caption is not None:
+                problems.add(f"captions both in a file and in {_TABLE}", path.name)
+            caption = _caption(texts[name], problems)
+        elif caption is None:
+            problems.add("without a caption", path.name)
+        if caption is not None:
+            entries.append(Entry(path, caption, controls.get(name)))
+    for name in table:
+        problems.add(f"lines of {_TABLE} without a picture", name)
+    for kind, given in (("captions", texts), ("control pictures", controls)):
+        for name in given.keys() - pictures.keys():
+            problems.add(f"{kind} without a picture", given[name].name)
+    problems.raise_any(FileError)
+    if not entries:
+        raise FileError(f"There is no picture in {folder}; put NAME.png and its caption NAME.txt there.")
+    return tuple(entries)
+
+
+def mark_of(entries: Sequence[Entry]) -> str:
+    """A fingerprint of all files of ``entries``.
+
+    Raises:
+        FileError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for entry in entries:
+        for path in filter(None, (entry.picture, entry.control)):
+            try:
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise FileError(f"{path} cannot be read; check its permissions.") from error
+        digest.update(f"{entry.control is None} {entry.caption}\0".encode())
+    return digest.hexdigest()
+
+
+def _table(path: Path, problems: Problems) -> dict[str, str]:
+    """Captions by the pictures' file names."""
+    found: dict[str, str] = {}
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        problems.add("captions that are not UTF-8 text", path.name)
+        return found
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name, text = row["file_name"], row["text"].strip()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            problems.add(f'lines of {_TABLE} that are not {{"file_name": ..., "text": ...}}', f"line {number}")
+            continue
+        if name in found:
+            problems.add(f"pictures with two lines in {_TABLE}", str(name))
+        elif not text or len(text) > _MAX_CAPTION:
+            problems.add("empty captions" if not text else f"captions of more than {_MAX_CAPTION:,} bytes", str(name))
+        else:
+            found[str(name)] = text
+    return found
 
 
 def _caption(path: Path, problems: Problems) -> str | None:
@@ -149,8 +195,8 @@ def _caption(path: Path, problems: Problems) -> str | None:
     return text or None
 
 
-def _square(path: Path, side: int) -> Tensor:
-    """[3, P, P] in [-1, 1]; what is see-through lies over white."""
+def fitted(path: Path, height: int, width: int) -> Tensor:
+    """[3, H, W] in [-1, 1]: cut about its middle to that shape, and resized; what is see-through lies over white."""
     import numpy as np
     from PIL import Image as images
     from PIL import ImageOps
@@ -158,5 +204,5 @@ def _square(path: Path, side: int) -> Tensor:
     image: Image = load_image(path).convert("RGBA")
     over = images.new("RGBA", image.size, "white")
     over.alpha_composite(image)
-    square = ImageOps.fit(over.convert("RGB"), (side, side), images.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
+    cut = ImageOps.fit(over.convert("RGB"), (width, height), images.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(cut)).permute(2, 0, 1).float() / 127.5 - 1

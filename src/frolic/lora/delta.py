@@ -69,22 +69,19 @@ def empty(rows: int, columns: int) -> Delta:
 
 def stacked(parts: Sequence[tuple[slice, Delta]], rows: int, columns: int) -> Delta:
     """One delta for a layer of ``rows`` outputs from deltas of ranges of its rows: the split q, k and v of a file for a
-    layer that holds them together. Parts that share an ``a`` keep sharing it."""
+    layer that holds them together. Parts that have the same ``a`` share it."""
     if len(parts) == 1 and parts[0][0] == slice(0, rows):
         return parts[0][1]
     a: list[Tensor] = []
-    b = []
-    shared: dict[int, int] = {}  # the id of an `a` to its place
+    places = []
     for _, delta in parts:
-        if id(delta.a) not in shared:
-            shared[id(delta.a)] = sum(each.shape[0] for each in a)
+        if not any(torch.equal(delta.a, each) for each in a):
             a.append(delta.a)
-    total = sum(each.shape[0] for each in a)
-    for span, delta in parts:
-        block = torch.zeros(rows, total)
-        first = shared[id(delta.a)]
-        block[span, first : first + delta.rank] = delta.b
-        b.append(block)
+        number = next(number for number, each in enumerate(a) if torch.equal(delta.a, each))
+        places.append(sum(each.shape[0] for each in a[:number]))
+    b = torch.zeros(rows, sum(each.shape[0] for each in a))
+    for (span, delta), first in zip(parts, places, strict=True):
+        b[span, first : first + delta.rank] = delta.b
 
     def spread(name: str, *tail: int) -> Tensor | None:
         if all(getattr(delta, name) is None for _, delta in parts):
@@ -95,9 +92,7 @@ def stacked(parts: Sequence[tuple[slice, Delta]], rows: int, columns: int) -> De
                 whole[span] = own
         return whole
 
-    return Delta(
-        torch.cat(a), sum(b, torch.zeros(rows, total)), spread("dense", columns), spread("magnitude"), spread("bias")
-    )
+    return Delta(torch.cat(a), b, spread("dense", columns), spread("magnitude"), spread("bias"))
 
 
 def of_rows(delta: Delta, span: slice) -> Delta:

@@ -84,6 +84,7 @@ _BUILT_IN: Mapping[str, str] = {
     "control": "frolic.train.tasks.control",
     "distillation": "frolic.train.tasks.distillation",
     "flow": "frolic.train.tasks.flow",
+    "lora": "frolic.train.tasks.lora",
     "reconstruction": "frolic.train.tasks.reconstruction",
 }
 

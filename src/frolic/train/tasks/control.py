@@ -87,7 +87,7 @@ def build(recipe: Recipe) -> Job:
     whole = encode(pipeline, pictures, data, [*marks.values(), str(settings.injection), chosen.dtype, str(data.side)])
     rows, held = hold_out(pictures.groups, data.held_out)
     null = pipeline.text.encode("", negative=True)
-    _set_aside(pipeline)
+    set_aside(pipeline)
 
     with torch.no_grad():
         net = SanaControlNet.from_base(base, settings.layers).float()
@@ -106,7 +106,7 @@ def build(recipe: Recipe) -> Job:
         module = modules["controlnet"]
         write_component(spec, "controlnet", net.config, module, folder, torch.bfloat16)
         batch = {name: tensor.to(device) for name, tensor in whole.of(held, torch.zeros_like(held)).items()}
-        with _autocast(pipeline):
+        with autocast(pipeline):
             figures = objective.held_out(module, batch)
         report = {
             "base": pipeline.card.name,
@@ -166,7 +166,7 @@ def encode(pipeline: Pipeline, pictures: Pictures, data: Data, key: list[str]) -
     captions = pictures.captions
     sentences = list(dict.fromkeys(text for each in captions for text in each))
     latents = cached(cache, [*key, f"edges {VERSION}"], lambda: _latents(pipeline, pictures, data.side))
-    texts = cached(cache, [*key, "texts"], lambda: _texts(pipeline, sentences))
+    texts = cached(cache, [*key, "texts"], lambda: encode_texts(pipeline, sentences))
     return controlled(captions, latents["latents"], latents["control"], sentences, TextSet(**texts))
 
 
@@ -192,7 +192,7 @@ def _edges(pixels: Tensor) -> Tensor:
     return as_picture(soft_edges(pixels))
 
 
-def _texts(pipeline: Pipeline, sentences: list[str]) -> dict[str, Tensor]:
+def encode_texts(pipeline: Pipeline, sentences: list[str]) -> dict[str, Tensor]:
     """The tensors of a ``TextSet``, each sentence as drawing would read it."""
     states = []
     for text in sentences:
@@ -202,7 +202,7 @@ def _texts(pipeline: Pipeline, sentences: list[str]) -> dict[str, Tensor]:
     return {"flat": torch.cat(states), "start": length.cumsum(0) - length, "length": length}
 
 
-def _set_aside(pipeline: Pipeline) -> None:
+def set_aside(pipeline: Pipeline) -> None:
     """Only previews need the text encoder and the autoencoder from here on: they wait in the CPU's memory."""
     for name in ("text_encoder", "vae"):
         part = Offloaded(getattr(pipeline, name), pipeline.device)
@@ -210,7 +210,7 @@ def _set_aside(pipeline: Pipeline) -> None:
         setattr(pipeline, name, part)
 
 
-def _autocast(pipeline: Pipeline) -> torch.autocast:
+def autocast(pipeline: Pipeline) -> torch.autocast:
     return torch.autocast(pipeline.device.type, torch.bfloat16, enabled=pipeline.dtype != torch.float32)
 
 
@@ -219,7 +219,7 @@ def draw(pipeline: Pipeline, net: nn.Module, pictures: Pictures, rows: Tensor, s
     shown: list[Tensor] = []
     pipeline.controlnet = net
     captions = pictures.captions
-    with _autocast(pipeline):
+    with autocast(pipeline):
         for row, pixels, control in zip(rows, pictures.pixels(rows), pictures.controls(rows, _edges), strict=True):
             shown += [pixels, control]
             for scale in (1.0, 0.0):

@@ -1,0 +1,228 @@
+"""``kind: lora``: train an adapter on a folder of captioned pictures; the model stays as it is.
+
+N pictures, C latent channels, h/w latent sides, S tokens, E text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from frolic.adapters import read, target, write
+from frolic.assemble import assemble
+from frolic.config import Positive, Recipe, Section
+from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet
+from frolic.data.folder import Entry, fitted, mark_of, read_entries
+from frolic.data.shapes import by_size, sizes
+from frolic.data.starter.fetch import home
+from frolic.errors import ConfigError, NumericsError, nearest
+from frolic.io.files import write_json
+from frolic.lora.trained import Factors, Learning, chosen
+from frolic.models.registry import families
+from frolic.pipeline import Pipeline, Progress
+from frolic.plan import make_plan
+from frolic.train.checkpointing import recompute
+from frolic.train.device import resolve_device
+from frolic.train.jobs import Job, JobKind
+from frolic.train.objectives.flow import FlowSettings
+from frolic.train.objectives.lora import LoraFlow
+from frolic.train.tasks.cache import cached
+from frolic.train.tasks.control import autocast, check_precision, encode_texts, set_aside
+
+WEIGHTS, COMFY, REPORT = "pytorch_lora_weights.safetensors", "comfyui.safetensors", "training.json"
+
+
+class Settings(FlowSettings):
+    """``rank`` and ``alpha``: the change is ``alpha / rank`` times the product. ``targets``: shell patterns of our
+    names of linears; one that begins with ``!`` takes away. ``recompute``: less memory, more work. ``previews``:
+    prompts drawn with the adapter and without; by default the first captions."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    targets: list[str] = ["blocks.*"]
+    recompute: bool = False
+    previews: list[str] = []
+
+
+class Base(Section):
+    """``base``: the model, as ``--model`` names it, kept in ``dtype``."""
+
+    base: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Prior(Section):
+    """Prior preservation (Ruiz et al. 2023): ``count`` pictures that the model itself draws of ``prompts`` before it is
+    trained are trained with too, in a ``share`` of the batches: what is like the new thing stays what it was."""
+
+    prompts: list[str]
+    count: Positive = 32
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+
+
+class Data(Section):
+    """``folder`` as in ``frolic.data.folder``; pictures are brought to sizes of about ``side`` squared pixels, each to
+    the one it loses least by. ``title`` names the adapter, ``trigger`` is the word that calls it. ``cache`` holds
+    latents and text."""
+
+    folder: str
+    side: Positive
+    title: str = "adapter"
+    trigger: str = ""
+    prior: Prior | None = None
+    cache: str | None = None
+
+
+def build(recipe: Recipe) -> Job:
+    settings, data = recipe.section("job", Settings), recipe.section("data", Data)
+    model = recipe.section("model", Base)
+    device = resolve_device(recipe.trainer.device)
+    plan = make_plan(model.base, dtype=model.dtype, device=str(device), memory="full")
+    check_precision(plan, model.dtype, recipe.trainer.precision)
+    pipeline = assemble(plan)
+    transformer: Any = pipeline.transformer
+    spec = families()[pipeline.card.family].components["transformer"]
+    goal = target(spec, transformer.config, transformer)
+    wanted = chosen(goal.shapes, settings.targets)
+    if not wanted:
+        raise ConfigError(
+            f"job.targets: {', '.join(settings.targets)} match no linear of {model.base}"
+            f"{nearest(settings.targets[0] if settings.targets else '', goal.shapes)}."
+        )
+    entries = read_entries(Path(data.folder).expanduser())
+    marks = {"model": pipeline.card.hash, "training set": mark_of(entries)}
+    source = encode(pipeline, entries, data, [*marks.values(), model.dtype, str(data.side)])
+    null = pipeline.text.encode("", negative=True)
+    width = source.captions.tokens
+    shown = settings.previews or list(dict.fromkeys(entry.caption for entry in entries))[:4]
+    set_aside(pipeline)
+
+    generator = torch.Generator().manual_seed(recipe.trainer.seed)
+    factors = Factors(wanted, settings.rank, settings.alpha, generator)
+    learning = Learning(transformer, factors)
+    if settings.recompute:
+        recompute(transformer.blocks)
+
+    def draw(other: Factors) -> Tensor:
+        pictures = []
+        for prompt in shown:
+            for reading in (other, None):
+                with learning.reading(reading), autocast(pipeline):
+                    pictures.append(_drawn(pipeline, prompt, data.side))
+        return torch.stack(pictures)
+
+    def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
+        learned = modules["adapter"]
+        assert isinstance(learned, Factors)
+        about = {
+            "modelspec.title": data.title,
+            "modelspec.architecture": f"{pipeline.card.name}/lora",
+            "ss_base_model_version": pipeline.card.name,
+            "ss_output_name": data.title,
+            **({"modelspec.trigger_phrase": data.trigger} if data.trigger else {}),
+        }
+        for name, form in ((WEIGHTS, "diffusers"), (COMFY, "comfy")):
+            write(learned.adapter(), folder / name, goal, form, metadata=about)
+        report = {
+            "base": pipeline.card.name,
+            "base_hash": pipeline.card.hash,
+            "title": data.title,
+            "trigger": data.trigger,
+            "rank": settings.rank,
+            "alpha": settings.alpha,
+            "linears": len(wanted),
+            "pictures": len(entries),
+        }
+        write_json(folder / REPORT, report)
+
+    return Job(
+        objective=LoraFlow(
+            transformer, factors, settings, null.embeds[:, :width].float().cpu(), null.mask[:, :width].cpu(), draw
+        ),
+        source=source,
+        export=export,
+        warm_start=lambda folder: factors.load(read(folder / WEIGHTS, goal)),
+        inputs=marks,
+    )
+
+
+def encode(pipeline: Pipeline, entries: Sequence[Entry], data: Data, key: list[str]) -> CaptionedLatents:
+    """Every picture as latents and every caption as text, and the model's own pictures where prior ones are asked for:
+    from the cache, where that has them."""
+    cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
+    shapes = sizes(data.side, pipeline.stride, pipeline.defaults.bin_base)
+    groups = by_size([entry.picture for entry in entries], shapes)
+    buckets: list[Bucket] = []
+    captions: list[tuple[str]] = []
+    first = 0
+    own = 1.0 if data.prior is None else 1 - data.prior.share
+
+    def add(latents: Tensor, said: Sequence[str], share: float) -> None:
+        nonlocal first
+        buckets.append(Bucket(latents, first, share))
+        captions.extend((text,) for text in said)
+        first += len(latents)
+
+    for size, rows in groups.items():
+        some = [entries[row] for row in rows]
+        inputs = [*key, repr(size), *(entry.picture.name for entry in some)]
+        made = cached(cache, inputs, partial(_latents, pipeline, some, size))
+        add(made["latents"], [entry.caption for entry in some], own * len(rows) / len(entries))
+    if data.prior is not None:
+        said = [data.prior.prompts[number % len(data.prior.prompts)] for number in range(data.prior.count)]
+        made = cached(cache, [*key, "prior", *said], partial(_prior, pipeline, said, data.side))
+        add(made["latents"], said, data.prior.share)
+    sentences = list(dict.fromkeys(text for (text,) in captions))
+    words = TextSet(**cached(cache, [*key, "texts", *sentences], lambda: encode_texts(pipeline, sentences)))
+    longest = int(words.length.max())
+    return CaptionedLatents(buckets, Captions.of(captions, sentences, words, longest), 1.0)
+
+
+def _latents(pipeline: Pipeline, entries: Sequence[Entry], size: tuple[int, int]) -> dict[str, Tensor]:
+    """``latents`` [N, C, h, w] in half precision, in the transformer's scale."""
+    vae, dtype = pipeline.vae, pipeline.dtypes.get("vae", pipeline.dtype)
+    made = []
+    with torch.no_grad():
+        for entry in entries:
+            x = (
+                fitted(entry.picture, *size)[None]
+                .to(pipeline.device, dtype)
+                .contiguous(memory_format=torch.channels_last)
+            )
+            z = vae.encode(x).float() * vae.config.scaling_factor
+            if not bool(torch.isfinite(z).all()):
+                raise NumericsError("The encoder gave values that are not finite; set model.dtype=float32.")
+            made.append(z.half().cpu().contiguous())
+    return {"latents": torch.cat(made)}
+
+
+def _prior(pipeline: Pipeline, prompts: Sequence[str], side: int) -> dict[str, Tensor]:
+    """``latents`` of the model's own pictures, in the order of ``prompts``."""
+    drawn = []
+    for number, prompt in enumerate(prompts):
+        *_, last = (
+            event
+            for event in pipeline.stream(prompt, seed=number, height=side, width=side, output="tensor")
+            if isinstance(event, Progress)
+        )
+        drawn.append(last.latents.tensor.float().half().cpu())
+    return {"latents": torch.cat(drawn)}
+
+
+def _drawn(pipeline: Pipeline, prompt: str, side: int) -> Tensor:
+    """[3, P, P]; black where a model in training draws nothing that could be shown."""
+    try:
+        result = pipeline(prompt, seed=0, height=side, width=side, output="tensor", loras={})
+    except NumericsError:
+        return torch.zeros(3, side, side)
+    assert result.pixels is not None
+    return result.pixels[0].cpu()
+
+
+JOB = JobKind(build, {"job": Settings, "data": Data, "model": Base})
