@@ -51,6 +51,24 @@ def test_the_sum_has_the_same_bits_every_time() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def test_the_thread_that_waits_keeps_its_cores() -> None:
+    """A process that has computed nothing before its workers do would else update weights on one core."""
+    import subprocess
+    import sys
+
+    code = """
+import torch
+from frolic.train.passes import Passes
+torch.set_num_threads(3)
+net = torch.nn.Linear(2, 2)
+runner = Passes(list(net.parameters()), 2)
+runner.run(lambda k: (net(torch.ones(1, 2)).sum(), {}), 2)
+print(torch.get_num_threads())
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert said == "3"
+
+
 def test_a_failing_pass_is_the_update_s_failure() -> None:
     runner = Passes([nn.Parameter(torch.zeros(1))], 2)
 

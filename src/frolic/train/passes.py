@@ -23,6 +23,8 @@ class Passes:
     def __init__(self, params: Sequence[nn.Parameter], workers: int) -> None:
         self._params = list(params)
         self.workers = workers
+        # A thread takes the number of cores that was set last when it first computes: this one before the workers do.
+        self.threads = torch.get_num_threads()
         self._pool = (
             ThreadPoolExecutor(workers, "frolic-passes", initializer=torch.set_num_threads, initargs=(1,))
             if workers > 1
