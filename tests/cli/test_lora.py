@@ -159,6 +159,35 @@ def test_blend_to_a_file(draw: Command, command: Command, tiny_folder: Path) -> 
     assert ran.code == 2 and "one weight" in ran.err
 
 
+def test_explore_draws_a_grid(draw: Command, command: Command, tiny_folder: Path) -> None:
+    both, small = ("glow.safetensors", "dusk.safetensors"), ("--steps", 2, "-s", 5, "-m", tiny_folder)
+    ran = command("lora", "explore", *both, "--prompt", "a cat", "--steps-grid", "3x2", "-o", "g.png", *small)
+    assert ran.code == 0 and "g.png  seed 5, 3x2 pictures" in ran.out
+    from PIL import Image
+
+    sheet = Image.open("g.png")
+    assert sheet.size == (60 + 3 * 36, 36 + 2 * 36)
+    draw(
+        "a cat",
+        "-s",
+        5,
+        "--steps",
+        2,
+        "-o",
+        "one.png",
+        "--lora",
+        "glow.safetensors:0.5",
+        "--lora",
+        "dusk.safetensors:1",
+    )
+    cell = sheet.crop((60 + 36, 36 + 36, 60 + 36 + 32, 36 + 36 + 32))
+    assert max(abs(x - y) for x, y in zip(cell.tobytes(), pixels("one.png"), strict=True)) <= 2
+    for wrong, said in (("3", "not two numbers"), ("100x100", "at most 400")):
+        ran = command("lora", "explore", *both, "--prompt", "a cat", "--steps-grid", wrong, "-o", "h.png", *small)
+        assert ran.code == 2 and said in ran.err
+    assert command("lora", "explore", *both, "-o", "h.png", *small).code == 2
+
+
 def test_a_published_model_s_names_need_no_download(command: Command) -> None:
     tensors = {
         "diffusion_model.blocks.0.attn.qkv.lora_down.weight": torch.zeros(4, 2240),

@@ -32,7 +32,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 def register(app: typer.Typer) -> None:
     """Add the ``lora`` commands."""
     lora = typer.Typer(no_args_is_help=True, help="Look into LoRAs, convert and blend them.")
-    for command in (info, convert, blend):
+    from frolic.cli.lora_explore import explore
+
+    for command in (info, convert, blend, explore):
         lora.command()(command)
     app.add_typer(lora, name="lora")
 
