@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from dialects import save
 from torch import Tensor
 
 import frolic
+from dialects import save
 from frolic.errors import CheckpointError, RequestError
 from frolic.io.safetensors import load as load_tensors
 from frolic.pipeline import Pipeline
@@ -158,6 +158,28 @@ def test_a_record_says_which_and_how_much_and_no_path(place: Path, pipe: Pipelin
     again = pipe(result.request)  # a completed request calls them by those names
     assert again.images[0].tobytes() == result.images[0].tobytes()
     assert "loras" not in pipe("a cat", seed=1, steps=1, loras={}).record()["request"]
+
+
+def test_drawings_that_take_turns(place: Path) -> None:
+    """Of one pipeline, with other adapters and with none: each comes out as if it were alone."""
+    wanted = [
+        draw(frolic.load(place / "model"), each) for each in (blend(place, a=0.8), {}, blend(place, b=0.5, a2=0.1))
+    ]
+    pipe = frolic.load(place / "model")
+    streams = [
+        pipe.stream("a red panda", seed=SEED, steps=STEPS, output="tensor", loras=each)
+        for each in (blend(place, a=0.8), {}, blend(place, b=0.5, a2=0.1))
+    ]
+    events: list[Any] = [None] * len(streams)
+    for _ in range(STEPS + 1):
+        events = [next(stream) for stream in streams]
+    for event, pixels in zip(events, wanted, strict=True):
+        same(event.pixels, pixels)
+    assert torch.equal(draw(pipe, {}), wanted[1])
+    abandoned = pipe.stream("a red panda", seed=SEED, steps=STEPS, loras=blend(place, a=0.8))
+    next(abandoned)
+    abandoned.close()
+    assert torch.equal(draw(pipe, {}), wanted[1])
 
 
 def test_parts_that_are_read_when_needed(place: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -236,6 +237,7 @@ class Pipeline(Finishing):
         size = batch_size(*drawn)
         firsts = range(0, request.pictures, size)
         finished: list[Tensor] = []
+        using = ExitStack()
         try:
             stage = self._stage_for(request)
             notes += cut_texts(stage, request)
@@ -253,7 +255,7 @@ class Pipeline(Finishing):
                     self.spare("vae")
                 led = tied.control is not None
                 transformer, blends = self.transformer, request.loras or ((),)
-                mixes = self._loras.mixes(transformer, blends)
+                mixes = using.enter_context(self._loras.mixes(transformer, blends))
                 texts = [
                     prepare_texts(
                         transformer,
@@ -278,6 +280,7 @@ class Pipeline(Finishing):
                     yield Progress(done, step.total * len(firsts), first, Latents(step.denoised), self)
                 assert x is not None
                 finished += x.split(1)
+            using.close()
             self.spare("transformer", "controlnet")
             result = Result(
                 images=(),
@@ -302,6 +305,7 @@ class Pipeline(Finishing):
                 f"Memory ran out at {request.width}x{request.height}; ask for a smaller size or fewer pictures."
             ) from error
         finally:
+            using.close()
             self.spare()
         pixels = tensor if output == "tensor" else None
         yield replace(result, images=images, pixels=pixels, seconds=time.perf_counter() - started)

@@ -34,6 +34,7 @@ class Loras:
         self._attached: Attached | None = None
         self._on: nn.Module | None = None
         self._carried: dict[str, tuple[int, int] | None] = {}
+        self._drawing = 0
         self.strengths: dict[str, Strength] = {}
 
     def load(self, blend: Blend, transformer: Callable[[], Any]) -> None:
@@ -68,12 +69,30 @@ class Loras:
         """By name in records, of what the blends use."""
         return {self._of(source).name: self._of(source).hash for blend in blends for source, _ in blend}
 
-    def mixes(self, transformer: Any, blends: Sequence[Blend]) -> Mixes | None:
-        """What the blends do to ``transformer``, which carries their adapters from now on; None if they do nothing."""
+    @property
+    def attached(self) -> Attached:
+        """What the transformer carries now."""
+        assert self._attached is not None, "nothing is carried"
+        return self._attached
+
+    @contextmanager
+    def mixes(self, transformer: Any, blends: Sequence[Blend]) -> Iterator[Mixes | None]:
+        """What the blends do to ``transformer``, which carries their adapters while a drawing lasts; None if they do
+        nothing. Drawings of one pipeline may take turns: what one of them uses stays until it ends."""
         if not any(strength.weight for blend in blends for _, strength in blend):
-            # Without any it is bit for bit what it was, products that it folds where no adapter can be included.
-            self.detach()
-            return None
+            if not self._drawing:
+                # Without any it is bit for bit what it was, with products folded that no adapter could be included in.
+                self.detach()
+            yield None
+            return
+        self._carry(transformer, blends)
+        self._drawing += 1
+        try:
+            yield Mixes(self, [[(_key(*each), each[1]) for each in blend] for blend in blends])
+        finally:
+            self._drawing -= 1
+
+    def _carry(self, transformer: Any, blends: Sequence[Blend]) -> None:
         # An adapter that acts in different blocks in different blends is carried once for each.
         wanted = {
             _key(source, strength): strength.blocks for blend in blends for source, strength in blend if strength.weight
@@ -85,7 +104,6 @@ class Loras:
             within = {key: range(span[0], span[1] + 1) for key, span in self._carried.items() if span is not None}
             with torch.inference_mode(False), torch.no_grad():
                 self._attached, self._on = Attached(transformer, adapters, within), transformer
-        return Mixes(self._attached, [[(_key(*each), each[1]) for each in blend] for blend in blends])
 
     def detach(self) -> None:
         """Let the transformer be as it was."""
@@ -106,13 +124,14 @@ class Mixes:
     """How much of each adapter there is, through the phases of a drawing: a phase ends where an adapter begins or ends
     to act."""
 
-    def __init__(self, attached: Attached, blends: Sequence[Sequence[tuple[str, Strength]]]) -> None:
-        self._attached = attached
+    def __init__(self, loras: Loras, blends: Sequence[Sequence[tuple[str, Strength]]]) -> None:
+        self._loras = loras
         self._blends = blends
         shares = {share for blend in blends for _, each in blend if each.weight for share in (each.start, each.end)}
         self.cuts = tuple(sorted(shares - {0.0, 1.0}))
         branches = {each.branch for blend in blends for _, each in blend if each.weight}
         self._tables: dict[tuple[Any, ...], Tensor] = {}
+        self._tabled: Attached | None = None
         self.varied = branches != {"both"} or any(list(blend) != list(blends[0]) for blend in blends)
 
     @property
@@ -127,12 +146,12 @@ class Mixes:
         for name, each in self._blends[blend]:
             if each.start <= begins < each.end and each.branch != other:
                 acting[name] = acting.get(name, 0.0) + each.weight
-        return self._attached.tensor(acting)
+        return self._loras.attached.tensor(acting)
 
     @contextmanager
     def reading(self, branch: str, blend: int, phase: int) -> Iterator[None]:
         """While the text of a branch is read, for pictures of a blend."""
-        with self._attached.using(self.weights(branch, blend, phase)):
+        with self._loras.attached.using(self.weights(branch, blend, phase)):
             yield
 
     def switched(
@@ -153,13 +172,15 @@ class Mixes:
             phase = sum(level <= bound for bound in bounds)
             if phase not in made:
                 made[phase] = prepared(phase)
-            with self._attached.using(self._table(phase, tuple(branches), tuple(blends))):
+            with self._loras.attached.using(self._table(phase, tuple(branches), tuple(blends))):
                 return made[phase](x, sigma)
 
         return denoise
 
     def _table(self, phase: int, branches: tuple[str, ...], blends: tuple[int, ...]) -> Tensor:
         """[k B, N], or [N] where all rows are alike. The same tensor each time: layers keep what they made of it."""
+        if self._tabled is not self._loras.attached:  # another drawing brought further adapters along
+            self._tables, self._tabled = {}, self._loras.attached
         key = (phase, branches, blends)
         if key not in self._tables:
             rows = [self.weights(branch, blend, phase) for branch in branches for blend in blends]
