@@ -1,8 +1,7 @@
 """A SANA block for training on a CPU: the same function, as one step of autograd.
 
 Matrix products are torch's, in bfloat16; all that stands between them is in ``nn/kernels/cpu.cpp``. Against the plain
-block under autocast it reads and writes a fraction of the memory: on two cores with AMX a training step takes about a
-quarter of the time.
+block under autocast it reads and writes a fraction of the memory (``benchmarks/training.py`` has the figures).
 
 B batch, L image tokens, S text tokens, D width, F gated width, M = B L.
 """
