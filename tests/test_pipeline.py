@@ -326,7 +326,7 @@ def test_the_same_folder_draws_the_same_in_diffusers(tiny: Pipeline, tiny_folder
 
 
 def test_the_public_surface_is_small_and_lazy() -> None:
-    assert sorted(frolic.__all__) == ["Pipeline", "Request", "Result", "__version__", "load"]
+    assert sorted(frolic.__all__) == ["Pipeline", "Request", "Result", "Strength", "__version__", "load"]
     assert frolic.Pipeline is Pipeline and frolic.Result is Result
     with pytest.raises(AttributeError):
         frolic.nothing  # noqa: B018
