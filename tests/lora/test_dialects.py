@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import dialects
 import pytest
 import torch
-from dialects import ALPHA, DIALECTS, RANK, expected, factors, goal, inputs, model, save, write, write_peft_folder
 from torch import Tensor
 
+import dialects
+from dialects import ALPHA, DIALECTS, RANK, expected, factors, goal, inputs, model, save, write, write_peft_folder
 from frolic.adapters import read
 from frolic.errors import CheckpointError, ModelNotFoundError, UnsafeFileError
 from frolic.lora.adapter import Adapter

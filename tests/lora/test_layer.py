@@ -7,9 +7,9 @@ import hashlib
 
 import pytest
 import torch
-from dialects import ALPHA, RANK, Factors, expected, factors, goal, inputs, model
 from torch import Tensor, nn
 
+from dialects import ALPHA, RANK, Factors, expected, factors, goal, inputs, model
 from frolic.lora.adapter import Adapter, parse
 from frolic.lora.layer import Attached, Carrier
 

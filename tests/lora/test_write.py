@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from dialects import expected, factors, goal, inputs, model
-from dialects import write as write_dialect
 from safetensors import safe_open
 from test_dialects import output
 
+from dialects import expected, factors, goal, inputs, model
+from dialects import write as write_dialect
 from frolic.adapters import FORMATS, read, write
 from frolic.errors import FileError, RequestError
 from frolic.lora import blend
