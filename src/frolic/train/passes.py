@@ -24,7 +24,7 @@ class Passes:
         self._params = list(params)
         self.workers = workers
         # A thread takes the number of cores that was set last when it first computes: this one before the workers do.
-        self.threads = torch.get_num_threads()
+        torch.get_num_threads()
         self._pool = (
             ThreadPoolExecutor(workers, "frolic-passes", initializer=torch.set_num_threads, initargs=(1,))
             if workers > 1
