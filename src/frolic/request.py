@@ -25,8 +25,8 @@ MAX_PICTURES = 1000
 MAX_LAYER = 1023
 _BATCH_PIXELS = 4 * 1024 * 1024
 _MAX_BATCH = 8
-SAMPLERS = ("dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_3m_heun", "dpmpp_1s", "euler")
-SCHEDULES = ("diffusers", "native")
+SAMPLERS = ("dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_3m_heun", "dpmpp_1s", "euler", "unipc")
+SCHEDULES = ("diffusers", "native", "wan")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ class SamplingDefaults:
     ``instruction`` is what stands before a prompt (not before a negative one) when it is encoded. ``schedule`` names
     whose noise levels they are. ``bin_base`` is the side of the table of sizes the model was trained with
     (``frolic.bins``), 0 where there is none. ``pag_layers`` are the blocks that perturbed-attention guidance perturbs.
+
+    ``frames`` above 1 makes it a model of videos, which play at ``fps``; how many frames one has is 1 and a multiple of
+    ``frame_stride``. ``boundary``: the noise level (0 to 1) from which on, upwards, the first of two experts denoises, and
+    below it the second, with ``guidance_scale_2`` (None: that of the first).
     """
 
     height: int
@@ -58,6 +62,11 @@ class SamplingDefaults:
     schedule: str = "diffusers"
     bin_base: int = 0
     pag_layers: tuple[int, ...] = (0,)
+    frames: int = 1
+    fps: float = 16.0
+    frame_stride: int = 4
+    boundary: float | None = None
+    guidance_scale_2: float | None = None
 
     @property
     def most_pixels(self) -> int:

@@ -58,6 +58,22 @@ def native_euler_sigmas(steps: int, shift: float) -> Tensor:
     return euler_sigmas(steps, _NATIVE_EULER_SHIFT).float().double()
 
 
+def unipc_sigmas(steps: int, shift: float) -> Tensor:
+    """Levels of diffusers' ``UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=shift)``, which keeps the first
+    just below 1, where its logarithms would end, and then rounds to float32."""
+    assert steps >= 1 and shift > 0
+    sigmas = shifted(_linspace(1.0, 1.0 / TRAIN_STEPS, steps + 1), shift)
+    sigmas[0] -= 1e-6
+    sigmas[-1] = 0.0
+    return sigmas
+
+
+def wan_sigmas(steps: int, shift: float) -> Tensor:
+    """Levels of Wan's own code (``get_sampling_sigmas``), for every solver: from 1 in even steps, shifted."""
+    assert steps >= 1 and shift > 0
+    return shifted(_linspace(1.0, 0.0, steps + 1), shift)
+
+
 def exact_timesteps(sigma: Tensor) -> Tensor:
     """``1000 sigma`` with its fraction."""
     return sigma.double() * TRAIN_STEPS
@@ -87,6 +103,7 @@ SCHEDULES: Mapping[str, Mapping[str, Schedule]] = MappingProxyType(
             {
                 "dpmpp": Schedule(flow_sigmas, truncated_timesteps),
                 "euler": Schedule(euler_sigmas, exact_timesteps),
+                "unipc": Schedule(unipc_sigmas, truncated_timesteps),
             }
         ),
         # NVlabs' network truncates whatever timestep it is given, so there Euler's lose their fraction too.
@@ -94,7 +111,11 @@ SCHEDULES: Mapping[str, Mapping[str, Schedule]] = MappingProxyType(
             {
                 "dpmpp": Schedule(native_flow_sigmas, truncated_float32_timesteps),
                 "euler": Schedule(native_euler_sigmas, truncated_float32_timesteps),
+                "unipc": Schedule(native_flow_sigmas, truncated_float32_timesteps),
             }
+        ),
+        "wan": MappingProxyType(
+            {grid: Schedule(wan_sigmas, truncated_timesteps) for grid in ("dpmpp", "euler", "unipc")}
         ),
     }
 )

@@ -1,7 +1,7 @@
 """Solvers of the flow ODE ``x_t = (1 - sigma) x0 + sigma noise``, as generators that yield after every step.
 
 They follow diffusers' schedulers to float32 rounding: ``DPMSolverMultistepScheduler`` (dpmsolver++, flow sigmas, final
-sigma zero) and ``FlowMatchEulerDiscreteScheduler``.
+sigma zero), ``UniPCMultistepScheduler`` (likewise, bh2) and ``FlowMatchEulerDiscreteScheduler``.
 """
 
 from __future__ import annotations
@@ -62,6 +62,47 @@ def dpmpp(
         shrink = levels[i + 1] / levels[i]
         x = shrink * x + _gain(levels[i], levels[i + 1]) * direction
         yield Step(i, total, x, denoised)
+
+
+def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+    """UniPC of order 2 with ``B(h) = e^h - 1`` (arXiv 2302.04867) over ``sigmas`` [steps + 1], which end in 0.
+
+    Each estimate first corrects the step that led to where it was made, and then predicts the next, which is a step of
+    ``dpmpp``. The first steps and the last are of first order.
+    """
+    levels = sigmas.float().tolist()
+    total = len(levels) - 1
+    assert total >= 1 and levels[-1] == 0.0
+    estimates: list[Tensor] = []
+    before, order = x, 1
+    for i in range(total):
+        denoised = denoise(x, sigmas[i])
+        if i:
+            x = _corrected(denoised, estimates[:order], before, levels[: i + 1])
+        estimates = [denoised, *estimates[:1]]
+        order = min(2, total - i, len(estimates))
+        before = x
+        direction = _direction(estimates[:order], levels[: i + 2], "midpoint")
+        x = (levels[i + 1] / levels[i]) * x + _gain(levels[i], levels[i + 1]) * direction
+        yield Step(i, total, x, denoised)
+
+
+def _corrected(newest: Tensor, estimates: Sequence[Tensor], before: Tensor, levels: Sequence[float]) -> Tensor:
+    """Where the last step, over the last two ``levels`` and from ``before``, leads by what is known since: the x0
+    estimate there, ``newest``, beside the earlier ``estimates`` that it was made with."""
+    lambdas = [_log_snr(level) for level in levels[-len(estimates) - 1 :]]
+    h = lambdas[-1] - lambdas[-2]
+    direction = estimates[0]
+    if len(estimates) == 1:
+        direction = direction + 0.5 * (newest - direction)
+    else:
+        # The two weights that make a step exact for estimates that are linear and quadratic in log-SNR.
+        first = -1 / h - 1 / math.expm1(-h)
+        second = 2 * ((math.expm1(-h) / -h - 1) / -h - 0.5) / math.expm1(-h)
+        ratio = (lambdas[-3] - lambdas[-2]) / h
+        early = (first - second) / (1 - ratio)
+        direction = direction + (early / ratio) * (estimates[1] - direction) + (first - early) * (newest - direction)
+    return (levels[-1] / levels[-2]) * before + _gain(levels[-2], levels[-1]) * direction
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
@@ -127,6 +168,7 @@ SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
         "dpmpp_3m_heun": Sampler(partial(dpmpp, order=3, solver_type="heun"), "dpmpp"),
         "dpmpp_1s": Sampler(partial(dpmpp, order=1), "dpmpp"),
         "euler": Sampler(euler, "euler"),
+        "unipc": Sampler(unipc, "unipc"),
     }
 )
 """The default first."""
