@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from frolic.errors import RequestError
-from frolic.request import MAX_PROMPT, MAX_SEED, SAMPLERS, Request
+from frolic.request import MAX_FRAMES, MAX_PROMPT, MAX_SEED, SAMPLERS, Request, batch_size
 from frolic.sampling import noise, solvers
 from frolic.spec import SamplingDefaults
 
@@ -57,6 +57,18 @@ DEFAULTS = SamplingDefaults(
         ({"strength": 1.1}, "strength is 1.1"),
         ({"control_scale": math.inf}, "control_scale is inf"),
         ({"instruction": 7}, "instruction must be a text"),
+        ({"frames": 0}, "frames is 0, it must be 1 to 1025"),
+        ({"frames": 10**6}, "frames is 1000000"),
+        ({"frames": 16.5}, "frames is 16.5"),
+        ({"seconds": 0}, "seconds is 0, it must be above 0"),
+        ({"seconds": math.nan}, "seconds is nan"),
+        ({"seconds": 1e9}, "seconds is 1000000000.0"),
+        ({"seconds": 2, "frames": 33}, "leave out frames"),
+        ({"fps": 0}, "fps is 0, it must be 1 to 120"),
+        ({"fps": 121}, "fps is 121"),
+        ({"fps": "16"}, "fps is '16'"),
+        ({"guidance_scale_2": -1}, "guidance_scale_2 is -1, it must be 0 to 100"),
+        ({"guidance_scale_2": math.inf}, "guidance_scale_2 is inf"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused(fields: dict[str, Any], said: str) -> None:
@@ -156,3 +168,98 @@ def test_names_and_limits_agree_with_the_samplers() -> None:
 def test_what_the_model_or_the_rest_rules_out_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         Request.of("a", **fields).completed(DEFAULTS, 32, 3)
+
+
+VIDEO = replace(DEFAULTS, frames=81, fps=16.0, frame_stride=4)
+EXPERTS = replace(VIDEO, guidance_scale=4.0, boundary=0.875, guidance_scale_2=3.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "frames", "fps", "notes"),
+    [
+        ({}, 81, 16.0, []),
+        ({"frames": 49}, 49, 16.0, []),
+        ({"frames": 50}, 49, 16.0, ["Drawn with 49 frames, the nearest that this model has to 50."]),
+        ({"frames": 51}, 49, 16.0, ["Drawn with 49 frames, the nearest that this model has to 51."]),
+        ({"frames": 52}, 53, 16.0, ["Drawn with 53 frames, the nearest that this model has to 52."]),
+        ({"frames": 2}, 1, 16.0, ["Drawn with 1 frame, the nearest that this model has to 2."]),
+        ({"frames": 1}, 1, 16.0, []),
+        ({"frames": MAX_FRAMES}, MAX_FRAMES, 16.0, []),
+        ({"seconds": 3}, 49, 16.0, ["Drawn with 49 frames (3.06 s), the nearest that this model has to 3 s."]),
+        ({"seconds": 2.7, "fps": 30}, 81, 30.0, []),
+        ({"seconds": 0.001}, 1, 16.0, ["Drawn with 1 frame (0.0625 s), the nearest that this model has to 0.001 s."]),
+        ({"fps": 24}, 81, 24.0, []),
+    ],
+)
+def test_a_length_becomes_frames_that_the_model_has(
+    fields: dict[str, Any], frames: int, fps: float, notes: list[str]
+) -> None:
+    asked = Request.of("a", seed=1, **fields)
+    request, said = asked.completed(VIDEO, 32)
+    assert (request.frames, request.fps, request.seconds, said) == (frames, fps, None, notes)
+    assert asked.length(VIDEO) == (frames, fps) and request.is_video == (frames > 1)
+    assert request.completed(VIDEO, 32) == (request, [])
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4, 8])
+@pytest.mark.parametrize("asked", [2, 100, 1023, MAX_FRAMES])
+def test_no_stride_leads_beyond_what_can_be_asked_for(stride: int, asked: int) -> None:
+    frames, _ = Request.of("a", frames=asked).length(replace(VIDEO, frame_stride=stride))
+    assert 1 <= frames <= MAX_FRAMES and (frames - 1) % stride == 0 and abs(frames - asked) <= max(1, stride / 2)
+
+
+def test_seconds_that_are_too_many_frames_are_refused() -> None:
+    for call in (lambda r: r.completed(VIDEO, 32), lambda r: r.length(VIDEO)):
+        with pytest.raises(RequestError, match="20 s at 120 frames a second are 2400 frames, the most is 1025"):
+            call(Request.of("a", seconds=20, fps=120))
+
+
+def test_a_model_of_pictures_refuses_what_is_for_videos_at_once() -> None:
+    everything = Request.of("a", frames=2, fps=16, guidance_scale_2=3, apg=True, guidance_scale=1)
+    with pytest.raises(RequestError) as caught:
+        everything.completed(DEFAULTS, 32)
+    assert "frames, fps and guidance_scale_2 need a model of videos" in str(caught.value)
+    assert "apg needs a guidance_scale above 1" in str(caught.value)
+    with pytest.raises(RequestError, match="seconds needs a model of videos"):
+        Request.of("a", seconds=1).length(DEFAULTS)
+
+
+def test_one_frame_is_a_picture_for_every_model() -> None:
+    request, notes = Request.of("a", seed=1, frames=1).completed(DEFAULTS, 32)
+    assert (request.frames, request.fps, request.is_video, notes) == (1, None, False, [])
+    assert request == Request.of("a", seed=1).completed(DEFAULTS, 32)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "scales"),
+    [
+        ({}, (4.0, 3.0)),
+        ({"guidance_scale": 5}, (5.0, 5.0)),
+        ({"guidance_scale_2": 2}, (4.0, 2.0)),
+        ({"guidance_scale": 1, "guidance_scale_2": 6}, (1.0, 6.0)),
+    ],
+)
+def test_each_expert_has_its_guidance(fields: dict[str, Any], scales: tuple[float, float]) -> None:
+    request, _ = Request.of("a", seed=1, **fields).completed(EXPERTS, 32)
+    assert (request.guidance_scale, request.guidance_scale_2) == scales and request.guided
+
+
+def test_a_second_guidance_needs_a_second_expert() -> None:
+    with pytest.raises(RequestError, match="for the second of two experts, and this model has one"):
+        Request.of("a", guidance_scale_2=3).completed(VIDEO, 32)
+    assert Request.of("a", seed=1).completed(VIDEO, 32)[0].guidance_scale_2 is None
+
+
+def test_a_video_says_what_draws_it_again_and_a_picture_says_nothing_of_it() -> None:
+    request, _ = Request.of("a", seed=1, seconds=3, guidance_scale=5, guidance_scale_2=2).completed(EXPERTS, 32)
+    said = request.picture(0)
+    assert (said["frames"], said["fps"], said["guidance_scale_2"]) == (49, 16.0, 2.0) and "seconds" not in said
+    again, notes = Request.of(said.pop("prompt"), **said).completed(EXPERTS, 32)
+    assert again == request and notes == []
+    picture = Request.of("a", seed=1).completed(DEFAULTS, 32)[0].picture(0)
+    assert not picture.keys() & {"frames", "fps", "seconds", "guidance_scale_2"}
+
+
+def test_a_batch_counts_frames() -> None:
+    assert batch_size(512, 512) == batch_size(512, 512, 1) == 8
+    assert [batch_size(512, 512, frames) for frames in (2, 4, 5, 16, 81)] == [8, 4, 3, 1, 1]

@@ -1,8 +1,7 @@
-"""What a user asks for, checked as a whole before anything is computed. Without torch: a refusal is immediate."""
+"""One request: its fields, what is wrong with them, and what a model makes of it."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,22 +10,28 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from frolic.errors import RequestError, nearest
+from frolic.request.checks import (
+    MAX_FPS,
+    MAX_FRAMES,
+    MAX_GUIDANCE,
+    MAX_LAYER,
+    MAX_PICTURES,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+    SAMPLERS,
+    SCHEDULES,
+    check_integer,
+    check_number,
+    check_text,
+    is_number,
+)
+from frolic.request.length import length_of
+from frolic.request.sizes import parse_aspect, sides_of
 from frolic.strength import Blend, blend_of
 
 if TYPE_CHECKING:
     from frolic.spec import SamplingDefaults
-
-MAX_SEED = 2**63 - 1
-MAX_STEPS = 1000
-MAX_GUIDANCE = 100.0
-MAX_SIDE = 8192
-MAX_PROMPT = 20_000
-MAX_PICTURES = 1000
-MAX_LAYER = 1023
-_BATCH_PIXELS = 4 * 1024 * 1024
-_MAX_BATCH = 8
-SAMPLERS = ("dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_3m_heun", "dpmpp_1s", "euler", "unipc")
-SCHEDULES = ("diffusers", "native", "wan")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class Request:
 
     ``strength``: how much of a given image is drawn anew, above 0 to 1. ``control_scale``: how strongly a given control
     picture acts. ``loras``: how much of each adapter, for all prompts or one blend for each; an empty blend is none.
+
+    Of a video: ``frames``, or ``seconds`` instead of them, and ``fps``, how many frames are shown a second.
+    ``guidance_scale_2``: of the second of two experts; left out, it is ``guidance_scale`` where that is given.
 
     Raises:
         RequestError: listing everything that cannot be carried out.
@@ -74,6 +82,10 @@ class Request:
     strength: float = 1.0
     control_scale: float = 1.0
     loras: tuple[Blend, ...] | None = None
+    frames: int | None = None
+    seconds: float | None = None
+    fps: float | None = None
+    guidance_scale_2: float | None = None
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -85,34 +97,35 @@ class Request:
             problems.append("there is no prompt")
         else:
             for text in self.prompts:
-                _check_text(problems, "prompt", text)
+                check_text(problems, "prompt", text)
         if self.negative_prompt is not None:
-            _check_text(problems, "negative_prompt", self.negative_prompt)
-        _check_integer(problems, "steps", self.steps, 1, MAX_STEPS)
-        _check_integer(problems, "height", self.height, 1, MAX_SIDE)
-        _check_integer(problems, "width", self.width, 1, MAX_SIDE)
-        _check_integer(problems, "num_images", self.num_images, 1, MAX_PICTURES)
+            check_text(problems, "negative_prompt", self.negative_prompt)
+        check_integer(problems, "steps", self.steps, 1, MAX_STEPS)
+        check_integer(problems, "height", self.height, 1, MAX_SIDE)
+        check_integer(problems, "width", self.width, 1, MAX_SIDE)
+        check_integer(problems, "num_images", self.num_images, 1, MAX_PICTURES)
         if not problems and self.pictures > MAX_PICTURES:
             problems.append(f"{self.pictures} pictures were asked for, the most is {MAX_PICTURES} at a time")
         seeds = self.seed if isinstance(self.seed, tuple) else (self.seed,)
         for seed in seeds:
-            _check_integer(problems, "seed", seed, 0, MAX_SEED)
+            check_integer(problems, "seed", seed, 0, MAX_SEED)
         if isinstance(self.seed, tuple) and not problems and len(self.seed) != self.pictures:
             problems.append(f"there are {len(self.seed)} seeds for {self.pictures} pictures")
-        scale = self.guidance_scale
-        if scale is not None and not (_is_number(scale) and 0 <= scale <= MAX_GUIDANCE):
-            problems.append(f"guidance_scale is {scale!r}, it must be 0 to {MAX_GUIDANCE:g}")
+        for name in ("guidance_scale", "guidance_scale_2"):
+            if getattr(self, name) is not None:
+                check_number(problems, name, getattr(self, name), 0, MAX_GUIDANCE)
         for name, known in (("sampler", SAMPLERS), ("schedule", SCHEDULES)):
             if (value := getattr(self, name)) is not None and value not in known:
                 listed = " or ".join([", ".join(known[:-1]), known[-1]])
                 problems.append(f"{name} is {value!r}, it must be {listed}{nearest(str(value), known)}")
         self._check_conditions(problems)
+        self._check_length(problems)
         if problems:
             raise RequestError(f"Change the request: {'; '.join(problems)}.")
 
     def _check_conditions(self, problems: list[str]) -> None:
         if self.instruction is not None:
-            _check_text(problems, "instruction", self.instruction)
+            check_text(problems, "instruction", self.instruction)
         if self.aspect is not None:
             if parse_aspect(self.aspect) is None:
                 problems.append(
@@ -127,31 +140,39 @@ class Request:
         if self.apg and self.pag_scale:
             problems.append("apg and pag_scale exclude each other")
         for name, low, high in (("apg_eta", 0, 1), ("apg_threshold", 0, 1e6), ("apg_momentum", -1, 1)):
-            if not (_is_number(value := getattr(self, name)) and low <= value <= high):
-                problems.append(f"{name} is {value!r}, it must be {low} to {high:g}")
+            check_number(problems, name, getattr(self, name), low, high)
         interval = self.guidance_interval
         if interval is not None and not (
             isinstance(interval, tuple)
             and len(interval) == 2
-            and all(map(_is_number, interval))
+            and all(map(is_number, interval))
             and 0 <= interval[0] < interval[1] <= 1
         ):
             problems.append(
                 f"guidance_interval is {interval!r}, it must be two noise levels, 0 to 1, the lower one first"
             )
         for name in ("pag_scale", "control_scale"):
-            if not (_is_number(value := getattr(self, name)) and 0 <= value <= MAX_GUIDANCE):
-                problems.append(f"{name} is {value!r}, it must be 0 to {MAX_GUIDANCE:g}")
-        if not (_is_number(self.strength) and 0 < self.strength <= 1):
+            check_number(problems, name, getattr(self, name), 0, MAX_GUIDANCE)
+        if not (is_number(self.strength) and 0 < self.strength <= 1):
             problems.append(f"strength is {self.strength!r}, it must be above 0 and at most 1")
         if self.pag_layers is not None:
             if not isinstance(self.pag_layers, tuple) or not self.pag_layers:
                 problems.append("pag_layers must be a tuple of block numbers")
             else:
                 for layer in self.pag_layers:
-                    _check_integer(problems, "a block of pag_layers", layer, 0, MAX_LAYER)
+                    check_integer(problems, "a block of pag_layers", layer, 0, MAX_LAYER)
         if self.loras is not None and len(self.loras) not in (1, len(self.prompts)):
             problems.append(f"there are {len(self.loras)} blends of loras for {len(self.prompts)} prompts")
+
+    def _check_length(self, problems: list[str]) -> None:
+        check_integer(problems, "frames", self.frames, 1, MAX_FRAMES)
+        if self.seconds is not None:
+            if not (is_number(self.seconds) and 0 < self.seconds <= MAX_FRAMES):
+                problems.append(f"seconds is {self.seconds!r}, it must be above 0 and at most {MAX_FRAMES}")
+            if self.frames is not None:
+                problems.append("seconds already decides how many frames there are; leave out frames")
+        if self.fps is not None:
+            check_number(problems, "fps", self.fps, 1, MAX_FPS)
 
     @classmethod
     def of(cls, prompt: str | Sequence[str], **fields: Any) -> Request:
@@ -188,7 +209,12 @@ class Request:
     @property
     def guided(self) -> bool:
         """Whether a completed request has an unconditional branch, and so a use for its negative prompt."""
-        return self.guidance_scale is not None and self.guidance_scale > 1
+        return max(self.guidance_scale or 0, self.guidance_scale_2 or 0) > 1
+
+    @property
+    def is_video(self) -> bool:
+        """Whether a completed request asks for videos. One frame is a picture."""
+        return (self.frames or 1) > 1
 
     @property
     def pictures(self) -> int:
@@ -230,7 +256,8 @@ class Request:
 
         width, height = chosen(self.width, defaults.width), chosen(self.height, defaults.height)
         if self.aspect is not None:
-            width, height = _sides_of(self.aspect, defaults, stride)
+            width, height = sides_of(self.aspect, defaults, stride)
+        length = length_of(self, defaults)
         complete = replace(
             self.seeded(),
             negative_prompt=chosen(self.negative_prompt, defaults.negative_prompt),
@@ -244,8 +271,12 @@ class Request:
             schedule=chosen(self.schedule, defaults.schedule),
             pag_layers=chosen(self.pag_layers, defaults.pag_layers),
             instruction=chosen(self.instruction, defaults.instruction),
+            frames=length.frames,
+            seconds=None,
+            fps=length.fps,
+            guidance_scale_2=self._second_scale(defaults),
         )
-        problems = []
+        problems = list(length.problems)
         if complete.binning and not defaults.bin_base:
             problems.append("this model has no table of sizes it was trained with; leave out binning")
         if complete.apg and not complete.guided:
@@ -257,10 +288,29 @@ class Request:
         if problems:
             raise RequestError(f"Change the request: {'; '.join(problems)}.")
         drawn = complete.drawn(defaults, stride)
-        notes = []
+        notes = list(length.notes)
         if drawn != (height, width):
             notes.append(f"Drawn at {drawn[1]}x{drawn[0]} and brought to {width}x{height}.")
         return complete, notes
+
+    def length(self, defaults: SamplingDefaults) -> tuple[int, float | None]:
+        """How many frames a model with these ``defaults`` draws for this request, and how many are shown a second (None
+        where it draws pictures).
+
+        Raises:
+            RequestError: it asks for a video, or for more of one, than the model can draw.
+        """
+        found = length_of(self, defaults)
+        if found.problems:
+            raise RequestError(f"Change the request: {'; '.join(found.problems)}.")
+        return found.frames, found.fps
+
+    def _second_scale(self, defaults: SamplingDefaults) -> float | None:
+        """``guidance_scale_2`` with nothing left open. Changing the first alone changes both, as in diffusers."""
+        if defaults.boundary is None:
+            return None
+        said = (self.guidance_scale_2, self.guidance_scale, defaults.guidance_scale_2, defaults.guidance_scale)
+        return float(next(scale for scale in said if scale is not None))
 
     def drawn(self, defaults: SamplingDefaults, stride: int) -> tuple[int, int]:
         """Height and width in pixels at which a completed request is drawn, before it is brought to its own."""
@@ -296,58 +346,11 @@ UNSAID: Mapping[str, Any] = MappingProxyType(
         "pag_layers": None,
         "strength": 1.0,
         "control_scale": 1.0,
+        "frames": 1,
+        "fps": None,
+        "guidance_scale_2": None,
     }
 )
 """What a record does not say is this."""
 RECORDED = ("negative_prompt", "steps", "guidance_scale", "sampler", "width", "height", *UNSAID)
 """The fields that every picture of a request shares, and that draw it again."""
-
-
-def batch_size(height: int, width: int) -> int:
-    """How many pictures of this size, in pixels, are drawn at once."""
-    return max(1, min(_MAX_BATCH, _BATCH_PIXELS // (height * width)))
-
-
-def parse_aspect(text: Any) -> tuple[float, float] | None:
-    """Width and height of "16:9" (or "16x9", "16/9"), or None."""
-    if not isinstance(text, str):
-        return None
-    parts = text.replace("x", ":").replace("/", ":").split(":")
-    try:
-        width, height = (float(part) for part in parts)
-    except ValueError:
-        return None
-    sane = all(math.isfinite(side) and side > 0 for side in (width, height))
-    return (width, height) if sane and 0.25 <= width / height <= 4 else None
-
-
-def _sides_of(aspect: str, defaults: SamplingDefaults, stride: int) -> tuple[int, int]:
-    """Width and height for ``aspect``: a size the model was trained with, or as many pixels as it draws by default."""
-    sides = parse_aspect(aspect)
-    assert sides is not None
-    if defaults.bin_base:
-        from frolic.bins import nearest_bin
-
-        height, width = nearest_bin(round(sides[1] * 1000), round(sides[0] * 1000), defaults.bin_base)
-        return width, height
-    scale = math.sqrt(defaults.width * defaults.height / (sides[0] * sides[1]))
-    width, height = (max(1, round(side * scale / stride)) * stride for side in sides)
-    return width, height
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
-
-
-def _check_integer(problems: list[str], name: str, value: Any, low: int, high: int) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high):
-        problems.append(f"{name} is {value!r}, it must be {low} to {high}")
-
-
-def _check_text(problems: list[str], name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        problems.append(f"{name} must be a text")
-    elif len(value) > MAX_PROMPT:
-        problems.append(f"{name} has {len(value):,} characters, the most is {MAX_PROMPT:,}")
-    elif any("\ud800" <= char <= "\udfff" for char in value):
-        problems.append(f"{name} is not valid Unicode text")
