@@ -10,7 +10,7 @@ import pytest
 import frolic
 
 SURFACE = {"Pipeline", "Request", "Result", "Strength", "__version__", "load"}
-NOT_TO_DRAW = {"diffusers", "transformers", "pydantic", "typer", "rich", "yaml", "tensorboard", "huggingface_hub"}
+NOT_TO_DRAW = {"diffusers", "transformers", "pydantic", "typer", "rich", "yaml", "tensorboard", "huggingface_hub", "av"}
 
 
 def test_the_public_surface():

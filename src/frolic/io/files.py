@@ -6,7 +6,8 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,10 +29,7 @@ def check_writable(path: Path, *, force: bool = False) -> None:
         raise FileError(f"{path} is a folder; give a file name inside it.")
     if _taken(path) and not force:
         raise _exists(path)
-    if not folder.is_dir():
-        raise FileError(f"There is no folder {folder}; create it or choose another place.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise FileError(f"Nothing can be written in {folder}; choose a folder you may write to.")
+    _check_open(folder)
 
 
 @contextlib.contextmanager
@@ -59,6 +57,56 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(
+    path: Path, *, force: bool = False, ours: Callable[[str], bool] = lambda name: False
+) -> Iterator[Path]:
+    """A new folder to write files into, which appears at ``path`` when the block ends well, and not at all otherwise.
+
+    With ``force`` it takes the place of a folder that holds nothing but files that are ``ours``, by their names.
+
+    Raises:
+        FileError: something is at ``path`` that stays, or nothing can be written there.
+        ResourceError: the disk is full.
+    """
+    check_folder(path, force=force, ours=ours)
+    scratch = path.parent / f".frolic-{os.urandom(8).hex()}.tmp"
+    old = scratch.with_suffix(".old")
+    try:
+        scratch.mkdir()
+        yield scratch
+        for entry in scratch.iterdir():
+            _sync(entry)
+        _sync_folder(scratch)
+        if _taken(path):
+            check_folder(path, force=force, ours=ours)
+            path.rename(old)
+        try:
+            scratch.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        _sync_folder(path.parent)
+    except FrolicError:
+        raise
+    except OSError as error:
+        raise write_error(error, path) from error
+    finally:
+        for leftover in (scratch, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def check_folder(path: Path, *, force: bool, ours: Callable[[str], bool]) -> None:
+    """Refuse a place for a new folder, as ``whole_folder`` does, before time is spent on what would go there."""
+    if _taken(path):
+        if not force:
+            raise _exists(path)
+        if path.is_symlink() or not path.is_dir() or not all(ours(entry.name) for entry in path.iterdir()):
+            raise FileError(f"{path} holds other files too, which are not replaced; choose another folder.")
+    _check_open(path.parent)
 
 
 def write_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
@@ -122,6 +170,13 @@ def write_error(error: OSError, path: Path) -> FrolicError:
     return FileError(f"{path} cannot be written ({reason(error)}); choose a place you may write to.")
 
 
+def _check_open(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileError(f"There is no folder {folder}; create it or choose another place.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FileError(f"Nothing can be written in {folder}; choose a folder you may write to.")
+
+
 def _taken(path: Path) -> bool:
     return os.path.lexists(path)
 
@@ -146,11 +201,15 @@ def _publish(temporary: Path, path: Path, force: bool) -> None:
     temporary.replace(path)
 
 
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the new name itself durable, where the system lets a folder be opened."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(folder)

@@ -1,7 +1,9 @@
-"""PNG files that carry the request they were made from.
+"""Files that carry the request they were made from.
 
-Two text chunks: ``parameters`` (the de facto text of A1111, Forge and SD.Next) and ``frolic`` (JSON, exact).
-Text stays uncompressed: readers refuse compressed chunks above a megabyte. Without torch, so that ``info`` is quick.
+Two texts: ``parameters`` (the de facto text of A1111, Forge and SD.Next) and ``frolic`` (JSON, exact). In a PNG they
+are chunks, uncompressed: readers refuse compressed ones above a megabyte. An MP4 has the first as its description and
+the second as its comment; GIF (as a comment) and WebP (as XMP) have the second. Without torch, so that ``info`` is
+quick.
 """
 
 from __future__ import annotations
@@ -14,19 +16,22 @@ import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from frolic.errors import FileError, RequestError
+from frolic.io import tags
 from frolic.io.files import existing_file, reason, write_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_TEXT = 1_000_000
+MAX_TEXT = tags.MAX_TEXT
 MAX_PIXELS = 8192 * 8192
 SCHEMA = 1
+CARRIERS = (".png", ".mp4", ".m4v", ".mov", ".gif", ".webp")
+"""How the names of files end that can carry a record."""
 _SAMPLER_NAMES = {"dpmpp_2m": "DPM++ 2M", "dpmpp_3m": "DPM++ 3M", "euler": "Euler"}
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNK = 2**31 - 1
 
@@ -46,7 +51,7 @@ def encode_png(image: Image, record: Mapping[str, Any] | None = None) -> bytes:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    for key, text in () if record is None else _texts(record).items():
+    for key, text in () if record is None else texts_of(record).items():
         info.add_text(key, text)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
@@ -67,7 +72,7 @@ def load_image(path: Path) -> Image:
         # Only formats that are pixels and nothing else: PIL starts other programs for some.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", images.DecompressionBombWarning)  # the limit here is ours
-            image = images.open(path, formats=_FORMATS)
+            image = images.open(path, formats=FORMATS)
         with image:
             if not 0 < image.width * image.height <= MAX_PIXELS:
                 raise FileError(
@@ -84,46 +89,73 @@ def load_image(path: Path) -> Image:
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """All uncompressed text chunks of a PNG, without decoding its pixels.
+    """The texts that a PNG, MP4, GIF or WebP carries, ``frolic`` and ``parameters`` among them, without decoding it.
 
     Raises:
-        FileError: there is no such file, or it is not a whole PNG.
+        FileError: there is no such file, or it is not a whole one of these.
     """
-    texts: dict[str, str] = {}
     try:
         with existing_file(path).open("rb") as file:
-            if file.read(8) != _SIGNATURE:
-                raise FileError(f"{path} is not a PNG file; give a picture that frolic made.")
-            while True:
-                head = file.read(8)
-                length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"")
-                if not kind or length > _MAX_CHUNK:
-                    raise FileError(f"{path} is cut short or damaged; get the file again.")
-                if kind == b"IEND" and len(file.read(4)) == 4:
-                    return texts
-                if kind not in (b"tEXt", b"iTXt") or length > 2 * MAX_TEXT:
-                    file.seek(length + 4, io.SEEK_CUR)
-                else:
-                    data = file.read(length)
-                    if file.read(4) != struct.pack(">I", zlib.crc32(kind + data)):
-                        raise FileError(f"{path} is cut short or damaged; get the file again.")
-                    key, text = _text(kind, data)
-                    texts.setdefault(key, text)
+            head = file.read(12)
+            if head.startswith(_SIGNATURE):
+                return _png_texts(file)
+            if head.startswith((b"GIF87a", b"GIF89a")):
+                return _named(tags.gif_comment(file))
+            if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+                return _named(tags.webp_record(file))
+            if head[4:8] == b"ftyp":
+                texts = tags.mp4_texts(file)
+                return _named(texts.get("comment", ""), texts.get("description", ""))
     except FileError:
         raise
+    except (tags.Damaged, _Cut) as error:
+        raise FileError(f"{path} is cut short or damaged; get the file again.") from error
     except OSError as error:
         raise FileError(f"{path} cannot be read ({reason(error)}); check its permissions.") from error
+    raise FileError(f"{path} is not a PNG, MP4, GIF or WebP file; give one that frolic made.")
+
+
+class _Cut(ValueError):
+    """A PNG is not whole."""
+
+
+def _png_texts(file: BinaryIO) -> dict[str, str]:
+    """All uncompressed text chunks."""
+    texts: dict[str, str] = {}
+    file.seek(len(_SIGNATURE))
+    while True:
+        head = file.read(8)
+        length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"")
+        if not kind or length > _MAX_CHUNK:
+            raise _Cut
+        if kind == b"IEND" and len(file.read(4)) == 4:
+            return texts
+        if kind not in (b"tEXt", b"iTXt") or length > 2 * MAX_TEXT:
+            file.seek(length + 4, io.SEEK_CUR)
+        else:
+            data = file.read(length)
+            if file.read(4) != struct.pack(">I", zlib.crc32(kind + data)):
+                raise _Cut
+            key, text = _text(kind, data)
+            texts.setdefault(key, text)
+
+
+def _named(record: str, parameters: str = "") -> dict[str, str]:
+    """``record`` under its name if it looks like ours: others have comments and descriptions too."""
+    if not (record.startswith("{") and '"schema"' in record):
+        return {}
+    return {"frolic": record, **({"parameters": parameters} if parameters else {})}
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record that ``save_png`` put into the PNG at ``path``.
+    """The record that a file made by frolic carries: a PNG, MP4, GIF or WebP.
 
     Raises:
-        FileError: there is no such file, it is not a whole PNG, or frolic did not make it.
+        FileError: there is no such file, it is not whole, or frolic did not make it.
     """
     text = read_texts(path).get("frolic")
     if text is None:
-        raise FileError(f"{path} does not say how it was made; give a PNG that frolic wrote without --no-metadata.")
+        raise FileError(f"{path} does not say how it was made; give a file that frolic wrote without --no-metadata.")
     try:
         record = json.loads(text)
         schema = record["schema"]
@@ -155,10 +187,15 @@ def parameters(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _texts(record: Mapping[str, Any]) -> dict[str, str]:
+def texts_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """The two texts that a file carries.
+
+    Raises:
+        RequestError: one is longer than ``MAX_TEXT`` characters.
+    """
     texts = {"parameters": parameters(record), "frolic": json.dumps(record, ensure_ascii=True, sort_keys=True)}
     if max(map(len, texts.values())) > MAX_TEXT:
-        raise RequestError("The request is too long to be kept in the picture; shorten it or use --no-metadata.")
+        raise RequestError("The request is too long to be kept in the file; shorten it or use --no-metadata.")
     return texts
 
 

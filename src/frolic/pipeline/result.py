@@ -16,6 +16,7 @@ from frolic.io.safetensors import fingerprint
 from frolic.request import Request
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 
@@ -36,10 +37,12 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out: ``images`` (PIL) or ``pixels`` [B, 3, H, W] in [-1, 1], as asked.
+    """What came out: ``images`` (PIL) or ``pixels`` [B, 3, H, W] in [-1, 1], as asked; or ``videos``, uint8 [T, H, W, 3],
+    where more than one frame was.
 
     ``request`` has nothing left open, ``seconds`` is what it took, ``notes`` what the user should be told, ``batches``
     for each picture its place in the batch it was drawn in and how large that was, ``tokens`` the width of the text.
+    What is said of pictures holds for videos.
     """
 
     images: tuple[Image, ...]
@@ -51,6 +54,7 @@ class Result:
     settings: dict[str, Any]
     batches: tuple[tuple[int, int], ...]
     tokens: int
+    videos: tuple[np.ndarray, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -58,7 +62,7 @@ class Result:
         return self.request.seeds
 
     def record(self, index: int = 0) -> dict[str, Any]:
-        """How picture ``index`` was made, as JSON without paths: what a PNG carries and ``--from`` reads."""
+        """How picture ``index`` was made, as JSON without paths: what its file carries and ``--from`` reads."""
         card = self.model
         return {
             "schema": media.SCHEMA,
@@ -70,14 +74,23 @@ class Result:
         }
 
     def save(self, path: str | Path, index: int = 0, *, metadata: bool = True, force: bool = False) -> Path:
-        """Write picture ``index`` as PNG, whole or not at all.
+        """Write picture ``index`` as PNG, or the video as what its name ends in (``frolic.io.video.save_video``), whole
+        or not at all.
 
         Raises:
+            RequestError: the name is none of a video.
             FileError: something is at ``path`` and ``force`` is not set, or nothing can be written there.
             ResourceError: the disk is full.
         """
         path = Path(path)
-        media.save_png(self.images[index], path, self.record(index) if metadata else None, force=force)
+        record = self.record(index) if metadata else None
+        if self.videos:
+            from frolic.io.video import save_video
+
+            assert self.request.fps is not None, "a completed request of a video has it"
+            save_video(self.videos[index], path, fps=self.request.fps, record=record, force=force)
+        else:
+            media.save_png(self.images[index], path, record, force=force)
         return path
 
 
@@ -85,5 +98,22 @@ def to_image(pixels: Tensor) -> Image:
     """[3, H, W] in [-1, 1] to a PIL picture."""
     from PIL import Image
 
+    return Image.fromarray(_bytes(pixels))
+
+
+def to_frames(pixels: Tensor) -> np.ndarray:
+    """[3, T, H, W] in [-1, 1] to uint8 [T, H, W, 3]. One frame at a time: the floats of all would take four times as
+    much memory as the frames."""
+    import numpy as np
+
+    frames = np.empty((*pixels.shape[1:], 3), np.uint8)
+    for number, frame in enumerate(pixels.unbind(1)):
+        frames[number] = _bytes(frame)
+    return frames
+
+
+def _bytes(pixels: Tensor) -> np.ndarray:
+    """[3, H, W] in [-1, 1] to uint8 [H, W, 3]."""
     array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
-    return Image.fromarray(array.contiguous().cpu().numpy())
+    result: np.ndarray = array.contiguous().cpu().numpy()
+    return result
