@@ -1,35 +1,34 @@
-"""``frolic generate``: draw pictures and write them as PNG."""
+"""``frolic generate``: draw pictures and videos, and write them as files that remember how they were made."""
 
 from __future__ import annotations
 
 import argparse
 import gc
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frolic.cli.options import ABOUT, loading, loras, parser, request_fields
+from frolic.cli.places import folder_of, places, refuse, save_drawn, write
+from frolic.cli.previews import Previews
 from frolic.cli.replay import Replay, model_of
 from frolic.cli.report import Report
 from frolic.errors import FileError, RequestError
-from frolic.io.files import check_writable, existing_file, reason
-from frolic.io.media import save_png
+from frolic.io.files import existing_file, reason
 from frolic.request import Request
 from frolic.strength import Strength, blend_of
 
 if TYPE_CHECKING:
     import typer
-    from PIL.Image import Image
 
     from frolic.pipeline import Inputs, Pipeline, Result
     from frolic.plan import BuildPlan
 
 _MAX_PROMPT_FILE = 4_000_000
-_SLUG = 40
 
 
 def register(app: typer.Typer) -> None:
@@ -68,48 +67,73 @@ def run(arguments: Sequence[str]) -> None:
         model, dtype, device = model or replay.model(), dtype or replay.dtype, device or replay.device
     request = replace(request, loras=(blend,))
     pictures = range(request.pictures) if kept is None else range(kept, kept + 1)
-    places = [] if options.dry_run else _places(options.output, request, pictures, options.force)
+    if not options.dry_run:
+        refuse(options.output, request, pictures, options.force)
     with Report(as_json=options.json, quiet=options.quiet) as report:
         chosen = {"dtype": dtype or "auto", "device": device or "auto", **loading(options)}
         chosen.setdefault("compat", replay.compat if replay else "diffusers")
+        implied = options.strength is None and fields["strength"] is not None
         if options.dry_run:
-            _say_plan(report, model or "starter", chosen, request, options)
+            _say_plan(report, model or "starter", chosen, request, options, implied)
             return
         with _uncollected():
             inputs = _inputs(options)
-            pipeline = _load(
+            plan = _plan(
                 model or "starter",
                 chosen,
                 report,
-                places[0].parent,
                 led=options.control is not None,
                 fetch=replay is None or options.model is not None,
             )
+            request = _meant(request, plan, implied)
+            frames, fps = request.length(plan.defaults)
+            found = places(options.output, request, pictures, options.force, is_video=frames > 1, fps=fps)
+            previews = Previews(options.preview_every, found, pictures, report, force=options.force)
+            pipeline = _load(plan, folder_of(found[0]))
         if replay is not None:
             if options.model is None:
                 replay.check_weights(pipeline)
             for note in replay.differences(pipeline):
                 report.note(note)
-        result = _draw(pipeline, request, pictures, report, inputs, replay if kept is not None else None)
-        for index, place in zip(pictures, places, strict=True):
+        with previews:
+            result = _draw(pipeline, request, pictures, report, inputs, replay if kept is not None else None, previews)
+        for index, place in zip(pictures, found, strict=True):
             # A record names the weights by their hash, which takes seconds of reading for a large model.
-            record = None if options.no_metadata else result.record(index)
-            path = _write(result.images[index], record, place, options)
-            report.image(path, result.seeds[index], result.request.prompt_of(index))
+            save = partial(result.save, index=index, metadata=not options.no_metadata, force=options.force)
+            path = write(save, place, gives_way=options.output is None and not options.force)
+            if result.videos:
+                _remark(report, path, result)
+            report.image(path, result.seeds[index], result.request.prompt_of(index), video=bool(result.videos))
         report.event("done", seconds=round(result.seconds, 3))
 
 
-def _load(
-    model: str, chosen: dict[str, Any], report: Report, rescue: Path, *, led: bool = False, fetch: bool = True
-) -> Pipeline:
+def _meant(request: Request, plan: BuildPlan, implied: bool) -> Request:
+    """``request`` for this model. A model of videos goes on from an image, and does not draw it anew: a strength that
+    was only ``implied`` is not for it."""
+    return replace(request, strength=1.0) if implied and plan.defaults.frames > 1 else request
+
+
+def _remark(report: Report, path: Path, result: Result) -> None:
+    from frolic.io.video import remarks
+
+    for note in remarks(path, *result.videos[0].shape[1:3]):
+        report.note(note)
+
+
+def _plan(model: str, chosen: dict[str, Any], report: Report, *, led: bool = False, fetch: bool = True) -> BuildPlan:
     """``led``: there is a control picture. ``fetch``: the user named the model, and a record from elsewhere did not."""
-    from frolic.assemble import assemble
     from frolic.plan import Watch, make_plan
 
     plan = make_plan(model, watch=Watch(report.note, report.download, fetch), **chosen)
     _require_controlnet(plan, led)
     for note in plan.notes:
         report.note(note)
+    return plan
+
+
+def _load(plan: BuildPlan, rescue: Path) -> Pipeline:
+    from frolic.assemble import assemble
+
     pipeline = assemble(plan)
     pipeline.rescue = rescue
     return pipeline
@@ -134,6 +158,7 @@ def _draw(
     report: Report,
     inputs: Inputs,
     replay: Replay | None,
+    previews: Previews,
 ) -> Result:
     from frolic.pipeline import Progress
 
@@ -143,6 +168,7 @@ def _draw(
     for event in pipeline.stream(request, inputs=inputs, tokens=replay.tokens if replay else 0):
         if isinstance(event, Progress):
             report.step(event.index, event.total)
+            previews.step(event)
         else:
             result = event
     for note in result.notes:
@@ -151,15 +177,19 @@ def _draw(
 
 
 def _inputs(options: argparse.Namespace) -> Inputs:
-    """The pictures that are given, and what is to be made of them first."""
+    """The pictures that are given, and what is to be made of them first. Read now: what is no picture is refused before
+    the model is."""
+    from frolic.io.media import load_image
     from frolic.pipeline import Inputs
 
-    control: Any = options.control
+    given: list[Any] = [
+        None if path is None else load_image(Path(path)) for path in (options.image, options.mask, options.control)
+    ]
     if options.control_from is not None:
         from frolic.pipeline.edges import control_picture
 
-        control = control_picture(control, options.control_from)
-    return Inputs(options.image, options.mask, control)
+        given[2] = control_picture(given[2], options.control_from)
+    return Inputs(*given)
 
 
 def _resume(options: argparse.Namespace) -> None:
@@ -173,25 +203,32 @@ def _resume(options: argparse.Namespace) -> None:
     records = kept.records
     chosen = {"dtype": options.dtype or records[0]["dtype"], "device": options.device or "auto", **loading(options)}
     names = [Request.of(record["request"]["prompt"], seed=record["request"]["seed"]) for record in records]
-    places = [_places(options.output, name, range(1), options.force, len(names), i)[0] for i, name in enumerate(names)]
+    is_video = records[0]["request"].get("frames", 1) > 1
+    found = [
+        places(options.output, name, range(1), options.force, is_video=is_video, total=len(names), start=i)[0]
+        for i, name in enumerate(names)
+    ]
     with Report(as_json=options.json, quiet=options.quiet) as report:
         # Only the autoencoder is needed, and memory was what there was too little of.
         model = options.model or model_of(records[0], options.resume_decode)
         with _uncollected():
-            pipeline = _load(model, {"memory": "low", **chosen}, report, Path(), fetch=options.model is not None)
+            plan = _plan(model, {"memory": "low", **chosen}, report, fetch=options.model is not None)
+            pipeline = _load(plan, Path())
         if pipeline.card.hash != records[0]["model"]["hash"]:
             report.note(f"These are not the weights that made {options.resume_decode}; the picture may differ.")
         notes: list[str] = []
-        images = pipeline.resume(kept, notes)
+        drawn = pipeline.resume(kept, notes)
         for note in notes:
             report.note(note)
-        for image, record, place in zip(images, records, places, strict=True):
-            path = _write(image, None if options.no_metadata else record, place, options)
+        for one, record, place in zip(drawn, records, found, strict=True):
+            kept_record = None if options.no_metadata else record
+            save = partial(save_drawn, one, record=kept_record, wanted=record["request"], force=options.force)
+            path = write(save, place, gives_way=options.output is None and not options.force)
             report.image(path, record["request"]["seed"], record["request"]["prompt"])
 
 
 def _say_plan(
-    report: Report, model: str, chosen: dict[str, Any], request: Request, options: argparse.Namespace
+    report: Report, model: str, chosen: dict[str, Any], request: Request, options: argparse.Namespace, implied: bool
 ) -> None:
     """What drawing would take."""
     from frolic.pipeline import Inputs
@@ -200,6 +237,7 @@ def _say_plan(
 
     plan = make_plan(model, watch=Watch(fetch=False), **chosen)
     _require_controlnet(plan, options.control is not None)
+    request = _meant(request, plan, implied)
     given = Inputs(options.image, options.mask, options.control).read()
     given.check(request)
     report.plan(estimate(plan, given.sized(request, plan.defaults.most_pixels)))
@@ -233,47 +271,3 @@ def _prompts(words: list[str] | None, file: str | None) -> tuple[str, ...]:
     if not prompts:
         raise RequestError(f"{file} holds no prompt; write one a line.")
     return prompts
-
-
-def _places(
-    output: str | None, request: Request, pictures: range, force: bool, total: int = 0, start: int = 0
-) -> list[Path]:
-    """Where every picture goes, refused now if it cannot go there. They are ``total`` in all (0: no others), of which
-    the first is number ``start``."""
-    folder = Path(output) if output is not None and Path(output).is_dir() else None
-    places = []
-    for index in pictures:
-        if output is None or folder is not None:
-            slug = re.sub(r"[\W_]+", "-", request.prompt_of(index).lower())[:_SLUG].strip("-") or "picture"
-            places.append((folder or Path()) / f"frolic-{slug}-{request.seeds[index]}.png")
-        else:
-            path = Path(output)
-            if path.suffix.lower() != ".png":
-                raise RequestError(f"{output} is not a PNG name; end it in .png, or give an existing folder.")
-            one = (total or len(pictures)) == 1
-            places.append(path if one else path.with_stem(f"{path.stem}-{start + len(places) + 1}"))
-    for place in places:
-        check_writable(_free(place) if output is None and not force else place, force=force)
-    return places
-
-
-def _free(path: Path) -> Path:
-    """``path``, or the first of ``-2``, ``-3`` ... that is not taken."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_stem(f"{path.stem}-{number}")
-    return free
-
-
-def _write(image: Image, record: dict[str, Any] | None, place: Path, options: argparse.Namespace) -> Path:
-    """Write a picture. A name that frolic chose itself gives way to one that appeared meanwhile."""
-    gives_way = options.output is None and not options.force
-    while True:
-        path = _free(place) if gives_way else place
-        try:
-            save_png(image, path, record, force=options.force)
-            return path
-        except FileError:
-            if not (gives_way and path.exists()):
-                raise

@@ -1,4 +1,4 @@
-"""``frolic info``: what made a picture, or what is in a model."""
+"""``frolic info``: what made a picture or a video, or what is in a model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from frolic.errors import FileError
+from frolic.io.media import CARRIERS
 
 if TYPE_CHECKING:
     from frolic.io.safetensors import Entry
@@ -21,12 +22,14 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    target: Annotated[str, typer.Argument(help="A PNG, a model's name or folder, or a .safetensors file.")],
+    target: Annotated[
+        str, typer.Argument(help="A picture or video, a model's name or folder, or a .safetensors file.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what made a picture, or what a model holds."""
+    """Say what made a picture or a video, or what a model holds."""
     path = Path(target)
-    if path.suffix.lower() == ".png":
+    if path.suffix.lower() in CARRIERS:
         facts = _picture(path)
     elif path.suffix == ".safetensors":
         facts = _weights(path)
@@ -46,7 +49,7 @@ def _picture(path: Path) -> dict[str, Any]:
         return read_record(path)
     if texts.get("parameters"):
         return {"parameters": texts["parameters"]}
-    raise FileError(f"{path} does not say how it was made; give a PNG that frolic wrote without --no-metadata.")
+    raise FileError(f"{path} does not say how it was made; give a file that frolic wrote without --no-metadata.")
 
 
 def _model(target: str) -> dict[str, Any]:

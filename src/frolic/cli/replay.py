@@ -1,4 +1,4 @@
-"""Draw again what made a PNG."""
+"""Draw again what made a picture or a video."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_BATCH = 64
 
 @dataclass(frozen=True)
 class Replay:
-    """The record of a PNG, checked."""
+    """The record of a file, checked."""
 
     path: str
     record: dict[str, Any]
@@ -33,7 +33,7 @@ class Replay:
 
     @classmethod
     def read(cls, path: str) -> Self:
-        """Read the record in the PNG at ``path``.
+        """Read the record in the file at ``path``.
 
         Raises:
             FileError: there is none, or it cannot be used.
@@ -79,6 +79,8 @@ class Replay:
         kept = {name: self.record["request"][name] for name in _FIELDS}
         if any(name in changes and changes[name] is not None for name in ("aspect", "width", "height")):
             kept |= {"width": None, "height": None}
+        if changes.get("seconds") is not None:
+            kept["frames"] = None
         changed = {name: value for name, value in changes.items() if value is not None}
         if not prompts and not changed:
             alone = {**kept, "seed": [kept["seed"]] * self.size}

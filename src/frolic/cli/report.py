@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -21,6 +22,7 @@ class Report:
         self.as_json = as_json
         self.quiet = quiet
         self._bar = ""
+        self._began: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -44,10 +46,13 @@ class Report:
 
     def step(self, index: int, total: int) -> None:
         """Step ``index`` (from 0) of ``total`` is done."""
-        self.event("step", step=index + 1, total=total)
+        done = index + 1
+        left = self._left(done, total)
+        self.event("step", step=done, total=total, **({} if left is None else {"eta_s": round(left, 1)}))
         if self.as_json or self.quiet or not sys.stderr.isatty():
             return
-        self._draw("drawing", index + 1, total, f"{index + 1}/{total}")
+        said = "" if left is None or left < 1 else f", {_duration(left)} left"
+        self._draw("drawing", done, total, f"{done}/{total}{said}")
 
     def download(self, done: int, total: int, path: str) -> None:
         """``done`` of ``total`` bytes are here; ``path`` is the file that they belong to."""
@@ -62,12 +67,20 @@ class Report:
             for line in estimate.lines():
                 _line(sys.stdout, line)
 
-    def image(self, path: Path, seed: int, prompt: str) -> None:
-        """A picture was written."""
+    def image(self, path: Path, seed: int, prompt: str, *, video: bool = False) -> None:
+        """A picture, or a video, was written."""
         self._close()
-        self.event("image", path=str(path), seed=seed, prompt=prompt)
+        self.event("video" if video else "image", path=str(path), seed=seed, prompt=prompt)
         if not (self.as_json or self.quiet):
             _line(sys.stdout, f"{path}  seed {seed}")
+
+    def _left(self, done: int, total: int) -> float | None:
+        """Seconds that the other steps will take, as those since the first did: it alone reads weights and text."""
+        now = monotonic()
+        if self._began is None or done <= self._began[0]:
+            self._began = done, now
+            return None
+        return (now - self._began[1]) / (done - self._began[0]) * (total - done)
 
     def _draw(self, what: str, done: int, total: int, said: str) -> None:
         # By hand: the libraries that draw bars take longer to import than the starter takes to draw.
@@ -82,6 +95,15 @@ class Report:
             sys.stderr.write(f"\r{' ' * len(self._bar)}\r")
             sys.stderr.flush()
             self._bar = ""
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _line(stream: TextIO, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from frolic.io.tags import xmp
 
@@ -19,7 +19,7 @@ _SAMPLED = 16
 _SAMPLE_PIXELS = 65_536
 
 
-def write_gif(frames: Sequence[np.ndarray], file: BinaryIO, *, fps: Fraction, record: str | None = None) -> None:
+def write_gif(frames: Sequence[np.ndarray], file: Any, *, fps: Fraction, record: str | None = None) -> None:
     """``frames`` (uint8 [H, W, 3]) as a GIF that repeats. One table of colours serves all of them: with one for each,
     what stands still would flicker. Times are rounded to hundredths of a second so that the sum stays right."""
     from PIL import Image
@@ -31,7 +31,7 @@ def write_gif(frames: Sequence[np.ndarray], file: BinaryIO, *, fps: Fraction, re
     _save(pictures, file, format="GIF", duration=times, optimize=False, **said)
 
 
-def write_webp(frames: Sequence[np.ndarray], file: BinaryIO, *, fps: Fraction, record: str | None = None) -> None:
+def write_webp(frames: Sequence[np.ndarray], file: Any, *, fps: Fraction, record: str | None = None) -> None:
     """``frames`` (uint8 [H, W, 3]) as a WebP that repeats, nearly without loss. Times are rounded to milliseconds."""
     from PIL import Image
 
@@ -40,7 +40,7 @@ def write_webp(frames: Sequence[np.ndarray], file: BinaryIO, *, fps: Fraction, r
     _save(pictures, file, format="WEBP", duration=_times(len(frames), fps, 1000), quality=95, method=4, **said)
 
 
-def _save(pictures: Iterator[Image], file: BinaryIO, *, duration: list[int], **options: Any) -> None:
+def _save(pictures: Iterator[Image], file: Any, *, duration: list[int], **options: Any) -> None:
     first = next(pictures)
     # A single frame has no list of times.
     times = duration if len(duration) > 1 else duration[0]

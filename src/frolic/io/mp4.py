@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from frolic.errors import RequestError
 
@@ -39,7 +39,7 @@ def encoder() -> str:
 
 
 def write(
-    frames: Iterator[np.ndarray], file: BinaryIO, *, fps: Fraction, most: int, texts: Mapping[str, str] | None = None
+    frames: Iterator[np.ndarray], file: Any, *, fps: Fraction, most: int, texts: Mapping[str, str] | None = None
 ) -> None:
     """Encode ``frames`` (uint8 [H, W, 3], ``most`` at most) into ``file``, which can seek; nothing is read back.
 

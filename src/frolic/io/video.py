@@ -92,12 +92,17 @@ def save_video(
         return
     rate = _rate(fps, path.suffix.lower())
     with whole_file(path, force=force) as file:
-        _encode(frames, _Plain(file), path, rate, texts)
+        plain = _Plain(file)
+        try:
+            _encode(frames, plain, path, rate, texts)
+        finally:
+            if plain.error is not None:
+                raise plain.error
 
 
 def _encode(
     frames: np.ndarray | Iterable[np.ndarray],
-    file: Any,
+    file: _Plain,
     path: Path,
     rate: Fraction,
     texts: Mapping[str, str] | None,
@@ -252,7 +257,32 @@ def _ours(path: Path) -> Callable[[str], bool]:
 
 
 class _Plain:
-    """A file without its descriptor and name: encoders that find those write past it, and lose why they could not."""
+    """A file without its descriptor and name: encoders that find those write past it, and lose why they could not.
+
+    It fails once and keeps quiet then: what ffmpeg does on its way out would fail again, and be printed.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.write, self.seek, self.tell, self.flush = file.write, file.seek, file.tell, file.flush
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        return self._tried(lambda: self._file.write(data), len(data))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._tried(lambda: self._file.seek(offset, whence), offset)
+
+    def tell(self) -> int:
+        return self._tried(self._file.tell, 0)
+
+    def flush(self) -> None:
+        self._tried(lambda: self._file.flush() or 0, 0)
+
+    def _tried(self, act: Callable[[], int], otherwise: int) -> int:
+        if self.error is not None:
+            return otherwise
+        try:
+            return act()
+        except OSError as error:
+            self.error = error
+            raise
