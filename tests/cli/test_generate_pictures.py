@@ -226,7 +226,7 @@ def test_prompts_from_a_file_each_several_times(draw: Command) -> None:
     [
         (("--steps", "many"), "--steps: invalid int value: 'many'"),
         (("--cfg", "strong"), "invalid float value: 'strong'"),
-        (("--schedule", "nativ"), "schedule is 'nativ', it must be diffusers or native, did you mean 'native'?"),
+        (("--schedule", "nativ"), "schedule is 'nativ', it must be diffusers, native or wan, did you mean 'native'?"),
         (("--guidance-interval", "0.8", "0.2"), "the lower one first"),
         (("--guidance-interval", "0.8"), "expected 2 arguments"),
         (("--guidance-interval", "nan", "1"), "two noise levels"),

@@ -324,7 +324,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, name: str, frames: Any, sai
 
 
 def test_without_an_encoder_another_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mp4, "_ENCODERS", {"libnothing": {}})
+    monkeypatch.setattr(mp4, "_ENCODER", "libnothing")
     for call in (lambda p: video.check_place(p), lambda p: video.save_video(clip(1), p, fps=16)):
         with pytest.raises(RequestError, match=r"no H\.264 encoder.*\.webp or \.gif"):
             call(tmp_path / "a.mp4")

@@ -11,11 +11,9 @@ from frolic.errors import RequestError
 if TYPE_CHECKING:
     import numpy as np
 
-_ENCODERS: Mapping[str, Mapping[str, str]] = {
-    # Nearly without loss: at small sizes the artefacts of the default, 23, are seen.
-    "libx264": {"crf": "12", "preset": "medium", "profile": "high"},
-    "libopenh264": {"rc_mode": "quality", "qmin": "8", "qmax": "20", "profile": "high"},
-}
+_ENCODER = "libx264"
+_OPTIONS = {"crf": "12", "preset": "medium", "profile": "high"}
+"""Nearly without loss: at small sizes the artefacts of the default quality, 23, are seen."""
 _BT709 = 1
 """The number of these primaries, transfer and matrix in H.264; also of the range that television has."""
 _INDEX_FRAME = 40
@@ -24,18 +22,18 @@ _INDEX = 16_384
 """Bytes that it takes for all else."""
 
 
-def encoder() -> str:
-    """The name of the H.264 encoder that this build of ``av`` has.
+def require_encoder() -> None:
+    """Refuse a build of ``av`` that cannot write H.264.
 
     Raises:
-        RequestError: it has none.
+        RequestError: it is one.
     """
     import av
 
-    for name in _ENCODERS:
-        if name in av.codecs_available:
-            return name
-    raise RequestError("This build of av has no H.264 encoder; install another one, or end the name in .webp or .gif.")
+    if _ENCODER not in av.codecs_available:
+        raise RequestError(
+            "This build of av has no H.264 encoder (libx264); install another, or end it in .webp or .gif."
+        )
 
 
 def write(
@@ -47,13 +45,12 @@ def write(
     ``texts`` are tags that MP4 knows. What the clip needs to begin playing comes first in the file.
 
     Raises:
-        OSError: the file cannot be written.
-        RequestError: ``av`` cannot encode.
+        OSError: the file cannot be written, or ``av`` cannot encode.
     """
     import av
     from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-    name, first = encoder(), next(frames)
+    first = next(frames)
     height, width = first.shape[0] + first.shape[0] % 2, first.shape[1] + first.shape[1] % 2
     tags = dict(texts or {})
     room = _INDEX + most * _INDEX_FRAME + sum(len(text.encode()) + 64 for text in tags.values())
@@ -64,10 +61,8 @@ def write(
     output: Any = av.open(file, "w", format="mp4", options=options)
     try:
         output.metadata.update(tags)
-        stream = output.add_stream(name, rate=fps, options=dict(_ENCODERS[name]))
+        stream = output.add_stream(_ENCODER, rate=fps, options=dict(_OPTIONS))
         stream.width, stream.height, stream.pix_fmt, stream.time_base = width, height, "yuv420p", 1 / fps
-        if name == "libopenh264":
-            stream.bit_rate = int(height * width * fps / 2)  # it wants one, and keeps to the quality first
         context = stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = context.color_range = _BT709
         for number, frame in enumerate(_with_first(first, frames)):

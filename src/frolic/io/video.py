@@ -50,9 +50,9 @@ def check_place(path: Path, *, fps: float | None = None, force: bool = False) ->
     if fps is not None:
         _rate(fps, suffix)
     if suffix == ".mp4":
-        from frolic.io.mp4 import encoder
+        from frolic.io.mp4 import require_encoder
 
-        encoder()
+        require_encoder()
     check_writable(path, force=force)
 
 
