@@ -16,7 +16,7 @@ import typer
 from frolic import __version__
 from frolic.errors import FrolicError
 
-_PACKAGES = ("torch", "numpy", "pillow", "tokenizers", "safetensors", "einops", "pydantic", "typer", "rich")
+_PACKAGES = ("torch", "numpy", "pillow", "av", "tokenizers", "safetensors", "einops", "pydantic", "typer", "rich")
 
 
 def register(app: typer.Typer) -> None:
