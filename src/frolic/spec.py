@@ -45,8 +45,8 @@ class SamplingDefaults:
     (``frolic.bins``), 0 where there is none. ``pag_layers`` are the blocks that perturbed-attention guidance perturbs.
 
     ``frames`` above 1 makes it a model of videos, which play at ``fps``; how many frames one has is 1 and a multiple of
-    ``frame_stride``. ``boundary``: the noise level (0 to 1) from which on, upwards, the first of two experts denoises, and
-    below it the second, with ``guidance_scale_2`` (None: that of the first).
+    ``frame_stride``. ``boundary``: the noise level (0 to 1) from which on, upwards, the first of two experts denoises,
+    and below it the second, with ``guidance_scale_2`` (None: that of the first).
     """
 
     height: int
