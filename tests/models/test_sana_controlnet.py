@@ -13,7 +13,7 @@ from frolic.models.sana import (
     INJECTIONS,
     Perturb,
     SanaConfig,
-    SanaContext,
+    TextContext,
     SanaControlNet,
     SanaControlNetConfig,
     SanaState,
@@ -68,7 +68,7 @@ def in_written_order(base, net, x, t, text, mask, guidance, picture, scale):
 
     def through(block, tokens):
         contexts = [()] * block.index + [block.cross.project(caption)]
-        state = SanaState(tokens, modulation, time, SanaContext(tuple(contexts), mask), (rows, columns))
+        state = SanaState(tokens, modulation, time, TextContext(tuple(contexts), mask), (rows, columns))
         return block(state).x
 
     hidden = embedded(x)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from frolic.models.sana.block import SanaContext, SanaState
+from frolic.models.context import TextContext
+from frolic.models.sana.block import SanaState
 from frolic.models.sana.config import SanaConfig
 from frolic.models.sana.controlnet import SanaControl
 from frolic.models.sana.trunk import SanaTrunk
@@ -35,7 +36,7 @@ class SanaTransformer(SanaTrunk):
         self,
         x_BCHW: Tensor,
         t_B: Tensor,
-        context: SanaContext,
+        context: TextContext,
         *,
         guidance_B: Tensor | None = None,
         perturb: Perturb | None = None,
