@@ -119,7 +119,7 @@ def _memory(name: str, stage: str, dtype: str, options: argparse.Namespace) -> f
 
 def transformer(names: tuple[str, ...], dtype: torch.dtype, options: argparse.Namespace) -> dict[str, Work]:
     """One step with guidance: a batch of two, the text prepared once, as in a request."""
-    from frolic.models.sana import SanaConfig, TextContext, SanaTransformer, diffusers_keys
+    from frolic.models.sana import SanaConfig, SanaTransformer, TextContext, diffusers_keys
 
     config = SanaConfig.from_json(TRANSFORMER)
     state = filled(lambda: SanaTransformer(config))

@@ -23,6 +23,8 @@ MAX_SIDE = 8192
 MAX_PROMPT = 20_000
 MAX_PICTURES = 1000
 MAX_LAYER = 1023
+MAX_FRAMES = 1025
+MAX_FPS = 120.0
 _BATCH_PIXELS = 4 * 1024 * 1024
 _MAX_BATCH = 8
 SAMPLERS = ("dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_3m_heun", "dpmpp_1s", "euler", "unipc")
@@ -46,6 +48,9 @@ class Request:
 
     ``strength``: how much of a given image is drawn anew, above 0 to 1. ``control_scale``: how strongly a given control
     picture acts. ``loras``: how much of each adapter, for all prompts or one blend for each; an empty blend is none.
+
+    Of a model of videos: ``frames`` or ``seconds`` how long one is, which is brought to what the model can, and ``fps``
+    how fast it plays; ``guidance_scale_2`` is the guidance of its expert for little noise.
 
     Raises:
         RequestError: listing everything that cannot be carried out.
@@ -74,6 +79,10 @@ class Request:
     strength: float = 1.0
     control_scale: float = 1.0
     loras: tuple[Blend, ...] | None = None
+    frames: int | None = None
+    seconds: float | None = None
+    fps: float | None = None
+    guidance_scale_2: float | None = None
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -99,9 +108,11 @@ class Request:
             _check_integer(problems, "seed", seed, 0, MAX_SEED)
         if isinstance(self.seed, tuple) and not problems and len(self.seed) != self.pictures:
             problems.append(f"there are {len(self.seed)} seeds for {self.pictures} pictures")
-        scale = self.guidance_scale
-        if scale is not None and not (_is_number(scale) and 0 <= scale <= MAX_GUIDANCE):
-            problems.append(f"guidance_scale is {scale!r}, it must be 0 to {MAX_GUIDANCE:g}")
+        for name in ("guidance_scale", "guidance_scale_2"):
+            scale = getattr(self, name)
+            if scale is not None and not (_is_number(scale) and 0 <= scale <= MAX_GUIDANCE):
+                problems.append(f"{name} is {scale!r}, it must be 0 to {MAX_GUIDANCE:g}")
+        self._check_time(problems)
         for name, known in (("sampler", SAMPLERS), ("schedule", SCHEDULES)):
             if (value := getattr(self, name)) is not None and value not in known:
                 listed = " or ".join([", ".join(known[:-1]), known[-1]])
@@ -109,6 +120,16 @@ class Request:
         self._check_conditions(problems)
         if problems:
             raise RequestError(f"Change the request: {'; '.join(problems)}.")
+
+    def _check_time(self, problems: list[str]) -> None:
+        _check_integer(problems, "frames", self.frames, 1, MAX_FRAMES)
+        if self.fps is not None and not (_is_number(self.fps) and 1 <= self.fps <= MAX_FPS):
+            problems.append(f"fps is {self.fps!r}, it must be 1 to {MAX_FPS:g}")
+        if self.seconds is not None:
+            if not (_is_number(self.seconds) and 0 < self.seconds <= MAX_FRAMES):
+                problems.append(f"seconds is {self.seconds!r}, it must be above 0 and at most {MAX_FRAMES}")
+            if self.frames is not None:
+                problems.append("frames and seconds both say how long it is; give one of them")
 
     def _check_conditions(self, problems: list[str]) -> None:
         if self.instruction is not None:
@@ -188,7 +209,7 @@ class Request:
     @property
     def guided(self) -> bool:
         """Whether a completed request has an unconditional branch, and so a use for its negative prompt."""
-        return self.guidance_scale is not None and self.guidance_scale > 1
+        return any(scale is not None and scale > 1 for scale in (self.guidance_scale, self.guidance_scale_2))
 
     @property
     def pictures(self) -> int:
@@ -245,7 +266,8 @@ class Request:
             pag_layers=chosen(self.pag_layers, defaults.pag_layers),
             instruction=chosen(self.instruction, defaults.instruction),
         )
-        problems = []
+        problems: list[str] = []
+        complete, notes = complete._timed(defaults, problems)
         if complete.binning and not defaults.bin_base:
             problems.append("this model has no table of sizes it was trained with; leave out binning")
         if complete.apg and not complete.guided:
@@ -257,10 +279,34 @@ class Request:
         if problems:
             raise RequestError(f"Change the request: {'; '.join(problems)}.")
         drawn = complete.drawn(defaults, stride)
-        notes = []
         if drawn != (height, width):
             notes.append(f"Drawn at {drawn[1]}x{drawn[0]} and brought to {width}x{height}.")
         return complete, notes
+
+    def _timed(self, defaults: SamplingDefaults, problems: list[str]) -> tuple[Request, list[str]]:
+        """The same with its frames, and what had to be said about them."""
+        if defaults.frames == 1:
+            said = [
+                name for name in ("frames", "seconds", "fps", "guidance_scale_2") if getattr(self, name) is not None
+            ]
+            if self.frames == 1 and said == ["frames"]:
+                said = []
+            if said:
+                problems.append(f"{', '.join(said)}: this model draws pictures; choose one of videos, or leave it out")
+            return replace(self, frames=None), []
+        if self.guidance_scale_2 is not None and defaults.boundary is None:
+            problems.append("guidance_scale_2 is for models with two experts, and this one has one; leave it out")
+        fps = float(defaults.fps if self.fps is None else self.fps)
+        asked = defaults.frames if self.frames is None else self.frames
+        if self.seconds is not None:
+            asked = max(1, round(self.seconds * fps))
+        most = (MAX_FRAMES - 1) // defaults.frame_stride
+        frames = 1 + min(most, round((asked - 1) / defaults.frame_stride)) * defaults.frame_stride
+        notes = [] if frames == asked else [f"Drawn with {frames} frames, the nearest this model has to {asked}."]
+        second = defaults.guidance_scale_2 if self.guidance_scale_2 is None else self.guidance_scale_2
+        if self.guidance_scale_2 is None and self.guidance_scale != defaults.guidance_scale:
+            second = None  # whoever asks for one guidance asks for it in both experts
+        return replace(self, frames=frames, seconds=None, fps=fps, guidance_scale_2=second), notes
 
     def drawn(self, defaults: SamplingDefaults, stride: int) -> tuple[int, int]:
         """Height and width in pixels at which a completed request is drawn, before it is brought to its own."""
@@ -296,6 +342,9 @@ UNSAID: Mapping[str, Any] = MappingProxyType(
         "pag_layers": None,
         "strength": 1.0,
         "control_scale": 1.0,
+        "frames": None,
+        "fps": None,
+        "guidance_scale_2": None,
     }
 )
 """What a record does not say is this."""
@@ -303,9 +352,9 @@ RECORDED = ("negative_prompt", "steps", "guidance_scale", "sampler", "width", "h
 """The fields that every picture of a request shares, and that draw it again."""
 
 
-def batch_size(height: int, width: int) -> int:
-    """How many pictures of this size, in pixels, are drawn at once."""
-    return max(1, min(_MAX_BATCH, _BATCH_PIXELS // (height * width)))
+def batch_size(height: int, width: int, frames: int = 1) -> int:
+    """How many pictures of this size, in pixels, or clips of so many ``frames``, are drawn at once."""
+    return max(1, min(_MAX_BATCH, _BATCH_PIXELS // (height * width * frames)))
 
 
 def parse_aspect(text: Any) -> tuple[float, float] | None:

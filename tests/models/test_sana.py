@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from frolic.models.sana import Perturb, SanaConfig, TextContext, SanaTransformer
+from frolic.models.sana import Perturb, SanaConfig, SanaTransformer, TextContext
 from frolic.models.sana.positions import GridPositions
 
 

@@ -13,11 +13,11 @@ from frolic.models.sana import (
     INJECTIONS,
     Perturb,
     SanaConfig,
-    TextContext,
     SanaControlNet,
     SanaControlNetConfig,
     SanaState,
     SanaTransformer,
+    TextContext,
 )
 
 CONFIG = SanaConfig(

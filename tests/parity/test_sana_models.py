@@ -10,10 +10,10 @@ import torch
 from frolic.models.sana import (
     Perturb,
     SanaConfig,
-    TextContext,
     SanaControlNet,
     SanaControlNetConfig,
     SanaTransformer,
+    TextContext,
     controlnet_keys,
     diffusers_keys,
 )

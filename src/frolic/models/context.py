@@ -13,9 +13,9 @@ from torch import Tensor
 class TextContext:
     """All that a transformer's blocks need of the text, computed once a request.
 
-    ``kv`` holds per block what its cross attention reads, as keys and values, each ``[B, N, S, K]``. ``mask`` [B, S] says
-    which of them: true where one is read, or what is added to its logits. ``after`` are the samples that follow, whose
-    text has another length.
+    ``kv`` holds per block what its cross attention reads, as keys and values, each ``[B, N, S, K]``. ``mask`` [B, S]
+    says which of them: true where one is read, or what is added to its logits. ``after`` are the samples that follow,
+    whose text has another length.
     """
 
     kv: tuple[tuple[Tensor, ...], ...]

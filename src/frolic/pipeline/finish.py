@@ -21,6 +21,8 @@ from frolic.types import Latents, Pixels, PixelSize
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from frolic.pipeline.clips import ClipStage
+
 
 class Finishing(Parts):
     """Decodes with the ``vae`` of its parts, on ``device``; ``dtypes`` says in which, ``tiling`` how, and ``rescue`` is
@@ -46,16 +48,23 @@ class Finishing(Parts):
         """The transformer's."""
         return self.dtypes.get("transformer", torch.float32)
 
+    @property
+    def makes_clips(self) -> bool:
+        """Whether its autoencoder is one of clips; a picture is a clip of one frame to it."""
+        return hasattr(self._held["vae"].config, "frame_stride")
+
     def decode(self, latents: Latents) -> Pixels:
-        """Latents to pixels, not clamped. Leaves the grad mode alone; without gradients, in the memory there is."""
+        """Latents to pixels, not clamped. Leaves the grad mode alone; without gradients, in the memory there is, and of
+        a clip its first frame only."""
         if not torch.is_grad_enabled():
             return Pixels(self._autoencoder().preview(latents.tensor))
         vae = self.vae
-        z = latents.tensor.to(self.device, self._dtype("vae")) / vae.config.scaling_factor
-        return Pixels(vae.decode(z).float())
+        z = latents.tensor.to(self.device, self._dtype("vae"))
+        return Pixels(vae.decode(vae.unscaled(z) if self.makes_clips else z / vae.config.scaling_factor).float())
 
     def _pictures(self, finished: Sequence[Tensor], result: Result, given: Given) -> Tensor:
-        """[B, 3, H, W] on the CPU. Decoded one at a time: batch mates cannot change a picture, and memory stays low."""
+        """[B, 3, H, W], or [B, 3, T, H, W] of clips, on the CPU. Decoded one at a time: batch mates cannot change a
+        picture, and memory stays low."""
         latents = torch.cat([row.cpu() for row in finished])
         size = PixelSize(result.request.height or 0, result.request.width or 0)
 
@@ -67,7 +76,7 @@ class Finishing(Parts):
         pixels = []
         for row in finished:
             picture = self._decode_checked(row, result.notes, keep)
-            pixels.append(given.around(fit(picture, size)).clamp(-1, 1))
+            pixels.append(self._fitted(picture, size, given).clamp(-1, 1))
         return torch.cat(pixels).clone()
 
     def resume(self, kept: Kept, notes: list[str] | None = None) -> tuple[Image, ...]:
@@ -87,17 +96,27 @@ class Finishing(Parts):
                 size = PixelSize(record["request"]["height"], record["request"]["width"])
                 if kept.given.size not in (None, (size.height, size.width)):
                     raise RequestError("These latents are not of the size of the image that was kept with them.")
-                images.append(to_image(kept.given.around(fit(self._decode_checked(row, said, None), size))[0]))
+                images.append(to_image(self._fitted(self._decode_checked(row, said, None), size, kept.given)[0]))
         finally:
             self.spare("vae")
         return tuple(images)
 
+    @staticmethod
+    def _fitted(picture: Tensor, size: PixelSize, given: Given) -> Tensor:
+        if picture.ndim == 4:
+            return given.around(fit(picture, size))
+        return fit(picture[0].transpose(0, 1), size).transpose(0, 1)[None]
+
     def _decode_checked(self, row: Tensor, notes: list[str], keep: Callable[[Tensor], Path | None] | None) -> Tensor:
-        """A picture [1, 3, H, W] on the CPU, not yet cut to [-1, 1]."""
+        """A picture [1, 3, H, W], or a clip [1, 3, T, H, W], on the CPU, not yet cut to [-1, 1]."""
         with torch.inference_mode():
             return self._autoencoder().decode(row, notes=notes, keep=keep).cpu()
 
-    def _autoencoder(self) -> DecodeStage:
+    def _autoencoder(self) -> DecodeStage | ClipStage:
+        if self.makes_clips:
+            from frolic.pipeline.clips import ClipStage
+
+            return ClipStage(self.vae, device=self.device, dtype=self._dtype("vae"), tiling=self.tiling)
         return DecodeStage(self.vae, device=self.device, dtype=self._dtype("vae"), tiling=self.tiling)
 
     def _dtype(self, part: str) -> torch.dtype:

@@ -16,6 +16,7 @@ from frolic.io.safetensors import fingerprint
 from frolic.request import Request
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 
@@ -36,7 +37,8 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out: ``images`` (PIL) or ``pixels`` [B, 3, H, W] in [-1, 1], as asked.
+    """What came out: ``images`` (PIL), or ``videos`` (arrays of bytes [T, H, W, 3]), or ``pixels`` [B, 3, H, W] (of
+    videos [B, 3, T, H, W]) in [-1, 1], as asked.
 
     ``request`` has nothing left open, ``seconds`` is what it took, ``notes`` what the user should be told, ``batches``
     for each picture its place in the batch it was drawn in and how large that was, ``tokens`` the width of the text.
@@ -51,6 +53,7 @@ class Result:
     settings: dict[str, Any]
     batches: tuple[tuple[int, int], ...]
     tokens: int
+    videos: tuple[np.ndarray, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -79,6 +82,12 @@ class Result:
         path = Path(path)
         media.save_png(self.images[index], path, self.record(index) if metadata else None, force=force)
         return path
+
+
+def to_frames(pixels: Tensor) -> np.ndarray:
+    """[3, T, H, W] in [-1, 1] to bytes [T, H, W, 3]."""
+    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0)
+    return array.contiguous().cpu().numpy()
 
 
 def to_image(pixels: Tensor) -> Image:

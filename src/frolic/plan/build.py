@@ -270,21 +270,17 @@ def _defaults(folder: ModelFolder, known: Published | None, compat: str) -> Samp
 
 def _check_parts(plan: BuildPlan) -> None:
     """Refuse parts that are each in order but do not belong together."""
-    transformer, vae, text = (plan.parts[name].config for name in ("transformer", "vae", "text_encoder"))
+    configs = {name: part.config for name, part in plan.parts.items()}
+    transformer, vae, text = (configs[name] for name in ("transformer", "vae", "text_encoder"))
     problems = Problems(f"The parts of the model in {plan.path} do not fit each other; get its files again")
     for what, one, other in (
         ("colour channels", vae.in_channels, 3),
-        ("latent channels", vae.latent_channels, transformer.in_channels),
-        ("channels in and out", transformer.in_channels, transformer.out_channels),
         ("text width", text.width, transformer.caption_channels),
     ):
         if one != other:
             problems.add(what, f"{one} and {other}")
-    if getattr(transformer, "guidance_embeds", False):
-        problems.add("not supported", "a transformer that embeds its guidance (SANA-Sprint)")
-    if "controlnet" in plan.parts:
-        for what, said in plan.parts["controlnet"].config.differences(transformer).items():
-            problems.add(f"controlnet {what}", said)
+    for what, said in plan.family.misfits(configs, plan.defaults):
+        problems.add(what, said)
     problems.raise_any(CheckpointError)
 
 

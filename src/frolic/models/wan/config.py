@@ -40,8 +40,8 @@ _IGNORED = {"rope_max_seq_len", "window_size"}
 
 @dataclass(frozen=True)
 class WanConfig:
-    """Defaults are those of Wan 14B. ``heads * head_dim`` is the width. ``in_channels`` above ``out_channels`` are those
-    of a first frame: what is known of the clip, and where."""
+    """Defaults are those of Wan 14B. ``heads * head_dim`` is the width. ``in_channels`` beyond ``out_channels`` say
+    what is known of the clip, and where: its first frame."""
 
     heads: int = 40
     head_dim: int = 128
