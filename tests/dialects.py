@@ -122,6 +122,16 @@ def comfy(given: Factors) -> tuple[dict[str, Tensor], dict[str, str]]:
     return out, {}
 
 
+def ai_toolkit(given: Factors) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The authors' names with PEFT's endings, of scaled factors: it writes no alpha, which is the rank then."""
+    out: dict[str, Tensor] = {}
+    for name, pair in fused(given).items():
+        down, up = shaped(name, *pair)
+        out[f"diffusion_model.{name}.lora_A.weight"] = down
+        out[f"diffusion_model.{name}.lora_B.weight"] = up * (ALPHA / RANK)
+    return out, {"software": '{"name": "ai-toolkit"}', "format": "pt"}
+
+
 def _flat(given: Factors, prefix: str) -> dict[str, Tensor]:
     out = {}
     for name, pair in given.items():
@@ -187,8 +197,8 @@ def loha(given: Factors) -> tuple[dict[str, Tensor], dict[str, str]]:
 DIALECTS: Mapping[str, Callable[[Factors], tuple[dict[str, Tensor], dict[str, str]]]] = {
     each.__name__: each
     for each in (
-        diffusers, diffusers_alpha_tensors, folded, comfy, kohya, kohya_of_diffusers, videox, full_difference, lokr,
-        loha,
+        diffusers, diffusers_alpha_tensors, folded, comfy, ai_toolkit, kohya, kohya_of_diffusers, videox,
+        full_difference, lokr, loha,
     )
 }  # fmt: skip
 

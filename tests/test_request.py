@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from frolic.errors import RequestError
-from frolic.request import MAX_PROMPT, MAX_SEED, SAMPLERS, Request
+from frolic.request import MAX_SEED, SAMPLERS, Request
+from frolic.request.checks import MAX_PROMPT
 from frolic.sampling import noise, solvers
 from frolic.spec import SamplingDefaults
 

@@ -80,7 +80,7 @@ def _lora_reader(plan: BuildPlan) -> Read:
 
         if not targets:
             targets.append(target(part.spec, part.config, transformer))
-        return load_adapter(source, targets[0])
+        return load_adapter(source, targets[0], allow_partial=plan.allow_partial)
 
     return read
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from torch import nn
 from frolic.errors import CheckpointError, ModelNotFoundError
 from frolic.io.files import read_json_object
 from frolic.io.problems import Problems
-from frolic.io.safetensors import fingerprint, read_header, read_tensors, refuse_pickle
+from frolic.io.safetensors import read_header, read_tensors, refuse_pickle
 from frolic.keymap import KeyMap
-from frolic.lora.adapter import Adapter, Loaded, parse
+from frolic.lora.adapter import Adapter, parse
 from frolic.lora.layer import linears
 from frolic.lora.names import Names
 from frolic.spec import ComponentSpec
 
-_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _CONFIG = "adapter_config.json"
 DIFFUSERS = "diffusers"
 
@@ -49,14 +49,6 @@ def target(spec: ComponentSpec, config: Any, module: nn.Module | None = None) ->
     return Target(Names(shapes, layouts), shapes)
 
 
-def load(source: str, goal: Target, *, allow_partial: bool = False) -> Loaded:
-    """The adapter that ``source`` means, a file or a folder. Raises as ``read``."""
-    path, _ = find(Path(source))
-    named = path.parent if path.name in _FILES else path
-    adapter = read(path, goal, allow_partial=allow_partial)
-    return Loaded(named.name.removesuffix(".safetensors"), fingerprint([path]), adapter)
-
-
 def read(path: Path, goal: Target, *, allow_partial: bool = False) -> Adapter:
     """The adapter in ``path``, all of which must fit ``goal``; with ``allow_partial`` what does not fit is passed over.
 
@@ -77,15 +69,18 @@ def read(path: Path, goal: Target, *, allow_partial: bool = False) -> Adapter:
     known = goal.names.known()
     unplaced = "of no layer of this model"
 
+    left_out: list[str] = []
+
     def note(kind: str, what: str) -> None:
         problems.add(kind, what, known if kind == unplaced else ())
+        left_out.append(what)
 
     adapter = parse(tensors, header.metadata, goal.names, goal.shapes, note, peft)
     if not adapter.deltas:
         note("nothing in it is for a layer of this model", file.name)
     if not allow_partial or not adapter.deltas:
         problems.raise_any(CheckpointError)
-    return adapter
+    return replace(adapter, left_out=tuple(left_out))
 
 
 def find(path: Path) -> tuple[Path, dict[str, Any] | None]:
@@ -96,7 +91,7 @@ def find(path: Path) -> tuple[Path, dict[str, Any] | None]:
     folder = path if path.is_dir() else path.parent
     if path.is_dir():
         inside = sorted(entry for entry in path.iterdir() if entry.suffix == ".safetensors")
-        named = [path / name for name in _FILES if (path / name).is_file()]
+        named = [path / name for name in FILES if (path / name).is_file()]
         if not named and len(inside) != 1:
             said = f"{len(inside)} .safetensors files" if inside else "no .safetensors file"
             for entry in [] if inside else sorted(path.iterdir()):
@@ -105,5 +100,5 @@ def find(path: Path) -> tuple[Path, dict[str, Any] | None]:
         path = (named or inside)[0]
     beside = folder / _CONFIG
     # A config beside a file of another name is another adapter's.
-    own = path.name in _FILES and beside.is_file()
+    own = path.name in FILES and beside.is_file()
     return path, read_json_object(beside) if own else None

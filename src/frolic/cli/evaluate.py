@@ -136,8 +136,8 @@ def reconstruction(
 ) -> None:
     """Rebuild true pictures of one and of several things with the autoencoder and print PSNR and LPIPS."""
     import frolic
-    from frolic.data.starter.fetch import home
     from frolic.eval import measure
+    from frolic.io.home import home
     from frolic.train.perceptual import load_lpips
 
     true = measure.Truth(data, pictures)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from frolic.lora.adapter import Adapter, Loaded
     from frolic.spec import ComponentSpec
 
-_FILES = Annotated[list[str], typer.Argument(metavar="FILE...", help="Adapters: files or folders.")]
+_FILES = Annotated[list[str], typer.Argument(metavar="FILE...", help="Adapters: files, folders or names.")]
 _MODEL = typer.Option("--model", "-m", help="The model they are for: a name, a folder.")
 _PARTIAL = Annotated[bool, typer.Option("--allow-partial", help="Pass over what is of no layer of the model.")]
 _RANK = Annotated[int | None, typer.Option(min=1, max=4096, help="Cut to this rank; the error is printed.")]
@@ -32,10 +32,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 def register(app: typer.Typer) -> None:
     """Add the ``lora`` commands."""
     lora = typer.Typer(no_args_is_help=True, help="Look into LoRAs, convert and blend them.")
+    from frolic.cli import lora_shelf
     from frolic.cli.lora_explore import explore
+    from frolic.cli.lora_merge import merge
 
-    for command in (info, convert, blend, explore):
+    for command in (info, convert, blend, explore, merge):
         lora.command()(command)
+    lora.command("list")(lora_shelf.show)
+    lora.command("add")(lora_shelf.add)
+    lora.command("remove")(lora_shelf.remove)
     app.add_typer(lora, name="lora")
 
 
@@ -47,11 +52,11 @@ def info(
     as_json: _JSON = False,
 ) -> None:
     """Say what adapters hold; with a model, how much they change it; of several, which will fight."""
-    from frolic.adapters import load
+    from frolic.adapters import load, resolve
     from frolic.adapters.own import own_target
     from frolic.lora import inspect
 
-    goal, weights = (own_target([Path(file) for file in files]), None) if model is None else _with_weights(model)
+    goal, weights = (own_target([resolve(file) for file in files]), None) if model is None else _with_weights(model)
     loaded = [load(file, goal, allow_partial=allow_partial) for file in files]
     facts = [_facts(each, weights) for each in loaded]
     pairs = []
@@ -119,7 +124,7 @@ def blend(
     from frolic.adapters import load
     from frolic.strength import parse
 
-    _choose("method", method, METHODS)
+    choose("method", method, METHODS)
     if method != "sum" and rank is None:
         raise RequestError(f"--method {method} makes changes of full rank; give the --rank to cut them to.")
     if method == "sum" and density is not None:
@@ -145,8 +150,8 @@ def _write(
     from frolic.io.files import check_writable
     from frolic.lora import blend as blending
 
-    _choose("format", form, FORMATS)
-    _choose("dtype", dtype, DTYPES)
+    choose("format", form, FORMATS)
+    choose("dtype", dtype, DTYPES)
     check_writable(path, force=force)
     weighted = [(loaded.adapter, weight) for loaded, weight in parts]
     if method == "ties":
@@ -254,7 +259,8 @@ def _with_weights(model: str) -> tuple[Target, dict[str, Tensor] | None]:
     return goal, {linear: state[f"{linear}.weight"] for linear in goal.shapes}
 
 
-def _choose(what: str, value: str, known: tuple[str, ...]) -> None:
+def choose(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a ``value`` that is not ``known``. Raises RequestError."""
     if value not in known:
         raise RequestError(f"Choose a {what} of {', '.join(known)}: {value!r} is not known{nearest(value, known)}.")
 

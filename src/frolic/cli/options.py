@@ -81,9 +81,10 @@ def _add_adapters(parser: argparse.ArgumentParser) -> None:
         "--lora",
         action="append",
         metavar="SRC[:WEIGHT]",
-        help="a LoRA's file or folder, with its weight [1]; may be given several times; "
+        help="a LoRA's file, folder or name (see frolic lora list), with its weight [1]; may be given several times; "
         "more after commas: steps=0-0.5, branch=cond, blocks=0-3",
     )
+    add("--allow-partial", action="store_true", default=None, help="pass over what of a LoRA is of no use to the model")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +119,7 @@ REQUEST = (
 )
 """Options that are fields of a request under the same name."""
 
-LOADING = ("base", "controlnet", "vae", "variant", "compat", "memory", "tiling")
+LOADING = ("base", "controlnet", "vae", "variant", "compat", "memory", "tiling", "allow_partial")
 """Options that say how a model is loaded. ``dtype`` and ``device`` too, but a record has those."""
 
 

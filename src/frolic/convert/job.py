@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -36,16 +36,24 @@ class Maker:
 class Job:
     """``found`` in the names of ``target``, its floating-point numbers as ``dtype`` (None: as they are).
 
-    ``extra`` is None, or the prefix under which tensors go along that are of no use here.
+    ``extra`` is None, or the prefix under which tensors go along that are of no use here. ``change`` makes another one
+    of each tensor of ours, by its name, as it is stored.
 
     Raises:
         CheckpointError: listing every tensor that is missing, unexpected or misshapen.
     """
 
     def __init__(
-        self, found: Located[Entry], target: KeyMap, path: Path, *, dtype: torch.dtype | None, extra: str | None
+        self,
+        found: Located[Entry],
+        target: KeyMap,
+        path: Path,
+        *,
+        dtype: torch.dtype | None,
+        extra: str | None,
+        change: Callable[[str, Tensor], Tensor] | None = None,
     ) -> None:
-        self.found, self.target, self.path, self.dtype = found, target, path, dtype
+        self.found, self.target, self.path, self.dtype, self.change = found, target, path, dtype, change
         ours = _tensors(found, path)
         problems = Problems(f"{path} is not the {found.part} that its tensors look like; get the file again")
         compare(found.keymap.wanted(found.entries), found.keymap.save(ours), problems)
@@ -98,13 +106,15 @@ class Job:
         # A fused tensor is read once for each of its parts, which is cheaper than keeping it; said once is enough.
         heard = Problems("") if checked.issuperset(maker.sources) else problems
         checked.update(maker.sources)
-        theirs = read_tensors(entries, heard, dtype=self.dtype)
+        theirs = read_tensors(entries, heard, dtype=self.dtype if self.change is None else None)
         if not maker.sources:
             return self.target.rebuilt[name]().to(maker.dtype)
         if not maker.ours:
             return theirs[maker.sources[0]].to(maker.dtype)
-        made = self.target.save(self.found.keymap.load(theirs))[name]
-        return made.to(maker.dtype)
+        ours = self.found.keymap.load(theirs)
+        if self.change is not None:
+            ours = {key: self.change(key, tensor) for key, tensor in ours.items()}
+        return self.target.save(ours)[name].to(maker.dtype)
 
 
 def _tensors(found: Located[Entry], path: Path) -> dict[str, Tensor]:

@@ -26,11 +26,13 @@ Note = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Adapter:
-    """``deltas`` by our names of the linears. ``dialect`` says how its file was written, ``metadata`` is the file's."""
+    """``deltas`` by our names of the linears. ``dialect`` says how its file was written, ``metadata`` is the file's;
+    ``left_out`` is what of it was passed over."""
 
     deltas: Mapping[str, Delta]
     dialect: str = ""
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    left_out: tuple[str, ...] = ()
 
     @property
     def ranks(self) -> list[int]:

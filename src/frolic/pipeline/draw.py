@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,6 +25,7 @@ from frolic.pipeline.finite import require_finite
 from frolic.pipeline.inputs import Anchors, Given, Inputs, anchors, latents_size
 from frolic.pipeline.loras import Loras, Mixes, Read, blends_of
 from frolic.pipeline.parts import Held
+from frolic.pipeline.progress import Progress
 from frolic.pipeline.reading import Reading
 from frolic.pipeline.result import ModelCard, Result, to_frames, to_image
 from frolic.pipeline.text import TextEncoder
@@ -38,8 +39,6 @@ from frolic.strength import Blend, Strength, blend_of
 from frolic.types import Compat, Denoise, Latents
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from frolic.pipeline.inputs import Picture
 
 Output = Literal["pil", "tensor"]
@@ -52,26 +51,6 @@ class Autoencoder(Protocol):
 
     def encode(self, x: Tensor) -> Tensor: ...
     def decode(self, z: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step done, of ``total``, for the pictures ``first`` to ``first + len(latents)``."""
-
-    index: int
-    total: int
-    first: int
-    latents: Latents
-    _pipeline: Pipeline
-
-    def preview(self) -> list[Image]:
-        """The pictures as the model expects them to become, and of clips their first frames."""
-        with torch.inference_mode():
-            try:
-                rows = [self._pipeline.decode(Latents(row)).tensor[0] for row in self.latents.tensor.split(1)]
-                return [to_image(row if row.ndim == 3 else row[:, 0]) for row in rows]
-            finally:
-                self._pipeline.spare("vae")
 
 
 class Pipeline(Finishing, Reading):
@@ -137,8 +116,12 @@ class Pipeline(Finishing, Reading):
     @loras.setter
     def loras(self, strengths: Mapping[str, Any]) -> None:
         blend = blend_of(strengths)
-        self._loras.load(blend, lambda: self.transformer)
+        self._load_loras(blend)
         self._loras.strengths = dict(blend)
+
+    def _load_loras(self, blend: Blend) -> None:
+        for name, carrier in self._carriers.items():
+            carrier.load(blend, lambda name=name: getattr(self, name))  # type: ignore[misc]
 
     @property
     def has_controlnet(self) -> bool:
@@ -216,7 +199,8 @@ class Pipeline(Finishing, Reading):
         request, notes = request.completed(self.defaults, self.stride, blocks)
         blends = blends_of(request, self._loras.strengths)
         for blend in blends:
-            self._loras.load(blend, lambda: self.transformer)
+            self._load_loras(blend)
+        notes += self._loras.notes(blends)
         request = replace(request, loras=blends)
         return self._draw(request, notes, latents, given, output, tokens)
 

@@ -110,11 +110,11 @@ class Experts:
     ) -> Denoise:
         """``make`` (of a part's name) for each, at the noise levels that are its own; made when they are reached."""
         self._made.clear()
-        each = [self._lazily(name, make) for name in self.names]
-        if len(each) == 1:
-            return each[0]
+        high, *low = [self._lazily(name, make) for name in self.names]
+        if not low:
+            return high
         assert boundary is not None
-        return guidance.experts(*each, boundary, timesteps)
+        return guidance.experts(high, low[0], boundary, timesteps)
 
     def _lazily(self, name: str, make: Callable[[str], Denoise]) -> Denoise:
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:

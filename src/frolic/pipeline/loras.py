@@ -65,6 +65,16 @@ class Loras:
         """Sources as the names of records."""
         return tuple(tuple((self._of(source).name, each) for source, each in blend) for blend in blends)
 
+    def notes(self, blends: Sequence[Blend]) -> list[str]:
+        """A sentence for each adapter of the blends of which not all is used."""
+        used = {source: self._of(source) for blend in blends for source, _ in blend}
+        return [
+            f"{len(each.adapter.left_out)} tensors of {each.name} are of no use here and were passed over: "
+            f"{', '.join(each.adapter.left_out[:3])}{' ...' if len(each.adapter.left_out) > 3 else ''}"
+            for each in used.values()
+            if each.adapter.left_out
+        ]
+
     def hashes(self, blends: Sequence[Blend]) -> dict[str, str]:
         """By name in records, of what the blends use."""
         return {self._of(source).name: self._of(source).hash for blend in blends for source, _ in blend}

@@ -78,6 +78,7 @@ class BuildPlan:
     memory: str = "auto"
     tiling: str = "auto"
     notes: tuple[str, ...] = ()
+    allow_partial: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,6 +122,7 @@ def make_plan(
     compat: Compat = "diffusers",
     memory: str = "auto",
     tiling: str = "auto",
+    allow_partial: bool = False,
     watch: Watch | None = None,
 ) -> BuildPlan:
     """Decide how to build ``model``: a short name, a folder in diffusers' layout, ``org/name[@rev]`` on the Hub, or a
@@ -130,7 +132,8 @@ def make_plan(
     several weight files, ``fp16`` or ``bf16``; None takes the one that suits the dtype. ``controlnet`` and ``vae``:
     such a part, instead of the model's own. ``compat``: ``native`` follows the authors' code where diffusers differs.
     ``memory``: ``full`` keeps all parts loaded, ``low`` one after the other, ``auto`` decides by what is free.
-    ``tiling``: whether pictures are decoded in pieces. ``watch`` hears of downloads.
+    ``tiling``: whether pictures are decoded in pieces. ``allow_partial``: whether adapters may hold what is of no use
+    to the model. ``watch`` hears of downloads.
 
     Raises:
         ModelNotFoundError: nothing is there.
@@ -192,6 +195,7 @@ def make_plan(
         memory=memory,
         tiling=tiling,
         notes=tuple(notes),
+        allow_partial=allow_partial,
     )
     _check_parts(plan)
     _check_defaults(plan)

@@ -13,7 +13,7 @@ from torch import nn
 from frolic.config import Positive, Recipe, Section
 from frolic.data.pictures import ComposedPictures
 from frolic.data.scenes import Cast
-from frolic.data.starter.fetch import home
+from frolic.io.home import home
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.reconstruction import Reconstruction, ReconstructionWeights

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from frolic.errors import RequestError, nearest
+from frolic.request.checks import check_integer, check_text, is_number, parse_aspect
 from frolic.strength import Blend, blend_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_SIDE = 8192
-MAX_PROMPT = 20_000
 MAX_PICTURES = 1000
 MAX_LAYER = 1023
 MAX_FRAMES = 1025
@@ -94,23 +94,23 @@ class Request:
             problems.append("there is no prompt")
         else:
             for text in self.prompts:
-                _check_text(problems, "prompt", text)
+                check_text(problems, "prompt", text)
         if self.negative_prompt is not None:
-            _check_text(problems, "negative_prompt", self.negative_prompt)
-        _check_integer(problems, "steps", self.steps, 1, MAX_STEPS)
-        _check_integer(problems, "height", self.height, 1, MAX_SIDE)
-        _check_integer(problems, "width", self.width, 1, MAX_SIDE)
-        _check_integer(problems, "num_images", self.num_images, 1, MAX_PICTURES)
+            check_text(problems, "negative_prompt", self.negative_prompt)
+        check_integer(problems, "steps", self.steps, 1, MAX_STEPS)
+        check_integer(problems, "height", self.height, 1, MAX_SIDE)
+        check_integer(problems, "width", self.width, 1, MAX_SIDE)
+        check_integer(problems, "num_images", self.num_images, 1, MAX_PICTURES)
         if not problems and self.pictures > MAX_PICTURES:
             problems.append(f"{self.pictures} pictures were asked for, the most is {MAX_PICTURES} at a time")
         seeds = self.seed if isinstance(self.seed, tuple) else (self.seed,)
         for seed in seeds:
-            _check_integer(problems, "seed", seed, 0, MAX_SEED)
+            check_integer(problems, "seed", seed, 0, MAX_SEED)
         if isinstance(self.seed, tuple) and not problems and len(self.seed) != self.pictures:
             problems.append(f"there are {len(self.seed)} seeds for {self.pictures} pictures")
         for name in ("guidance_scale", "guidance_scale_2"):
             scale = getattr(self, name)
-            if scale is not None and not (_is_number(scale) and 0 <= scale <= MAX_GUIDANCE):
+            if scale is not None and not (is_number(scale) and 0 <= scale <= MAX_GUIDANCE):
                 problems.append(f"{name} is {scale!r}, it must be 0 to {MAX_GUIDANCE:g}")
         self._check_time(problems)
         for name, known in (("sampler", SAMPLERS), ("schedule", SCHEDULES)):
@@ -122,18 +122,18 @@ class Request:
             raise RequestError(f"Change the request: {'; '.join(problems)}.")
 
     def _check_time(self, problems: list[str]) -> None:
-        _check_integer(problems, "frames", self.frames, 1, MAX_FRAMES)
-        if self.fps is not None and not (_is_number(self.fps) and 1 <= self.fps <= MAX_FPS):
+        check_integer(problems, "frames", self.frames, 1, MAX_FRAMES)
+        if self.fps is not None and not (is_number(self.fps) and 1 <= self.fps <= MAX_FPS):
             problems.append(f"fps is {self.fps!r}, it must be 1 to {MAX_FPS:g}")
         if self.seconds is not None:
-            if not (_is_number(self.seconds) and 0 < self.seconds <= MAX_FRAMES):
+            if not (is_number(self.seconds) and 0 < self.seconds <= MAX_FRAMES):
                 problems.append(f"seconds is {self.seconds!r}, it must be above 0 and at most {MAX_FRAMES}")
             if self.frames is not None:
                 problems.append("frames and seconds both say how long it is; give one of them")
 
     def _check_conditions(self, problems: list[str]) -> None:
         if self.instruction is not None:
-            _check_text(problems, "instruction", self.instruction)
+            check_text(problems, "instruction", self.instruction)
         if self.aspect is not None:
             if parse_aspect(self.aspect) is None:
                 problems.append(
@@ -148,29 +148,29 @@ class Request:
         if self.apg and self.pag_scale:
             problems.append("apg and pag_scale exclude each other")
         for name, low, high in (("apg_eta", 0, 1), ("apg_threshold", 0, 1e6), ("apg_momentum", -1, 1)):
-            if not (_is_number(value := getattr(self, name)) and low <= value <= high):
+            if not (is_number(value := getattr(self, name)) and low <= value <= high):
                 problems.append(f"{name} is {value!r}, it must be {low} to {high:g}")
         interval = self.guidance_interval
         if interval is not None and not (
             isinstance(interval, tuple)
             and len(interval) == 2
-            and all(map(_is_number, interval))
+            and all(map(is_number, interval))
             and 0 <= interval[0] < interval[1] <= 1
         ):
             problems.append(
                 f"guidance_interval is {interval!r}, it must be two noise levels, 0 to 1, the lower one first"
             )
         for name in ("pag_scale", "control_scale"):
-            if not (_is_number(value := getattr(self, name)) and 0 <= value <= MAX_GUIDANCE):
+            if not (is_number(value := getattr(self, name)) and 0 <= value <= MAX_GUIDANCE):
                 problems.append(f"{name} is {value!r}, it must be 0 to {MAX_GUIDANCE:g}")
-        if not (_is_number(self.strength) and 0 < self.strength <= 1):
+        if not (is_number(self.strength) and 0 < self.strength <= 1):
             problems.append(f"strength is {self.strength!r}, it must be above 0 and at most 1")
         if self.pag_layers is not None:
             if not isinstance(self.pag_layers, tuple) or not self.pag_layers:
                 problems.append("pag_layers must be a tuple of block numbers")
             else:
                 for layer in self.pag_layers:
-                    _check_integer(problems, "a block of pag_layers", layer, 0, MAX_LAYER)
+                    check_integer(problems, "a block of pag_layers", layer, 0, MAX_LAYER)
         if self.loras is not None and len(self.loras) not in (1, len(self.prompts)):
             problems.append(f"there are {len(self.loras)} blends of loras for {len(self.prompts)} prompts")
 
@@ -357,19 +357,6 @@ def batch_size(height: int, width: int, frames: int = 1) -> int:
     return max(1, min(_MAX_BATCH, _BATCH_PIXELS // (height * width * frames)))
 
 
-def parse_aspect(text: Any) -> tuple[float, float] | None:
-    """Width and height of "16:9" (or "16x9", "16/9"), or None."""
-    if not isinstance(text, str):
-        return None
-    parts = text.replace("x", ":").replace("/", ":").split(":")
-    try:
-        width, height = (float(part) for part in parts)
-    except ValueError:
-        return None
-    sane = all(math.isfinite(side) and side > 0 for side in (width, height))
-    return (width, height) if sane and 0.25 <= width / height <= 4 else None
-
-
 def _sides_of(aspect: str, defaults: SamplingDefaults, stride: int) -> tuple[int, int]:
     """Width and height for ``aspect``: a size the model was trained with, or as many pixels as it draws by default."""
     sides = parse_aspect(aspect)
@@ -382,21 +369,3 @@ def _sides_of(aspect: str, defaults: SamplingDefaults, stride: int) -> tuple[int
     scale = math.sqrt(defaults.width * defaults.height / (sides[0] * sides[1]))
     width, height = (max(1, round(side * scale / stride)) * stride for side in sides)
     return width, height
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
-
-
-def _check_integer(problems: list[str], name: str, value: Any, low: int, high: int) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high):
-        problems.append(f"{name} is {value!r}, it must be {low} to {high}")
-
-
-def _check_text(problems: list[str], name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        problems.append(f"{name} must be a text")
-    elif len(value) > MAX_PROMPT:
-        problems.append(f"{name} has {len(value):,} characters, the most is {MAX_PROMPT:,}")
-    elif any("\ud800" <= char <= "\udfff" for char in value):
-        problems.append(f"{name} is not valid Unicode text")

@@ -1,0 +1,161 @@
+"""Adapters by name: those that ship with frolic, and those that a user put beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from frolic.adapters.read import FILES, Target, find, read
+from frolic.errors import FileError, ModelError, ModelNotFoundError, RequestError, nearest
+from frolic.io.files import check_writable, write_bytes, write_error
+from frolic.io.home import home
+from frolic.io.safetensors import fingerprint, read_header
+from frolic.lora.adapter import Loaded
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_SUFFIX = ".safetensors"
+WEIGHT, TRAINED_ON = "frolic.weight", "frolic.trained_on"
+"""What ours say in their metadata beside the names that ModelSpec and kohya have for it."""
+
+
+def shipped_folder() -> Path:
+    return Path(__file__).parents[1] / "starter" / "adapters"
+
+
+def own_folder() -> Path:
+    """The user's, which need not exist."""
+    return home() / "adapters"
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """An adapter that has a name. What its file does not say is empty; ``weight`` is the one that its makers advise."""
+
+    name: str
+    path: Path
+    shipped: bool
+    base: str = ""
+    rank: str = ""
+    trigger: str = ""
+    weight: float = 1.0
+    about: str = ""
+    trained_on: str = ""
+    bytes: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, as JSON."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def named() -> dict[str, Path]:
+    """Where each name's file lies. A user's own hides a shipped one of the same name."""
+    found: dict[str, Path] = {}
+    for folder in (shipped_folder(), own_folder()):
+        for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else ():
+            if _NAME.fullmatch(path.stem) and path.is_file():
+                found[path.stem] = path
+    return found
+
+
+def resolve(source: str) -> Path:
+    """The file or folder that ``source`` means: a path to something, or else a name.
+
+    Raises:
+        ModelNotFoundError: it is neither.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    known = named()
+    if source in known:
+        return known[source]
+    if _NAME.fullmatch(source):
+        hint = nearest(source, known) or "; frolic lora list shows those that have a name"
+        raise ModelNotFoundError(f"There is no adapter {source!r}{hint}, or give the path of its file.")
+    return path
+
+
+def load(source: str, goal: Target, *, allow_partial: bool = False) -> Loaded:
+    """The adapter that ``source`` means: a file, a folder or a name. Raises as ``resolve`` and ``read``."""
+    given = resolve(source)
+    path, _ = find(given)
+    named = path.parent if path.name in FILES else path
+    adapter = read(given, goal, allow_partial=allow_partial)
+    return Loaded(named.name.removesuffix(_SUFFIX), fingerprint([path]), adapter)
+
+
+def described(name: str, path: Path) -> Shelved:
+    """What the file says of itself. Raises as ``frolic.io.safetensors.read_header``."""
+    said = read_header(path).metadata
+    try:
+        weight = float(said.get(WEIGHT, 1.0))
+    except ValueError:
+        weight = 1.0
+    return Shelved(
+        name=name,
+        path=path,
+        shipped=path.parent == shipped_folder(),
+        base=said.get("ss_base_model_version", ""),
+        rank=said.get("ss_network_dim", ""),
+        trigger=said.get("modelspec.trigger_phrase", ""),
+        weight=weight,
+        about=said.get("modelspec.description", ""),
+        trained_on=said.get(TRAINED_ON, ""),
+        bytes=path.stat().st_size,
+    )
+
+
+def shelf() -> tuple[list[Shelved], Mapping[str, str]]:
+    """Every adapter that has a name, and what is wrong with those that cannot be read."""
+    there, broken = [], {}
+    for name, path in sorted(named().items()):
+        try:
+            there.append(described(name, path))
+        except ModelError as error:
+            broken[name] = str(error)
+    return there, broken
+
+
+def add(source: Path, name: str | None = None, *, force: bool = False) -> Shelved:
+    """Copy an adapter's file, which is read and checked, to where it has a name (by default the file's).
+
+    Raises:
+        RequestError: it is no name.
+        ModelError: there is no adapter, or it is broken.
+        FileError, ResourceError: the name is taken, or nothing can be written.
+    """
+    file = find(source)[0]
+    name = source.name.removesuffix(_SUFFIX) if name is None else name
+    if not _NAME.fullmatch(name):
+        raise RequestError(f"{name!r} is no name for an adapter; give --name with letters, digits, - and _ only.")
+    read_header(file)
+    place = own_folder() / f"{name}{_SUFFIX}"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        data = file.read_bytes()
+    except OSError as error:
+        raise write_error(error, place) from error
+    check_writable(place, force=force)
+    write_bytes(place, data, force=force)
+    return described(name, place)
+
+
+def remove(name: str) -> Path:
+    """Take one of the user's own away again.
+
+    Raises:
+        ModelNotFoundError: the user has none of that name.
+        FileError: it cannot be deleted.
+    """
+    path = named().get(name)
+    if path is None or path.parent != own_folder():
+        said = " ships with frolic and stays" if path is not None else f" is not there{nearest(name, named())}"
+        raise ModelNotFoundError(f"The adapter {name!r}{said}; frolic lora list shows what there is.")
+    try:
+        path.unlink()
+    except OSError as error:
+        raise FileError(f"{path} cannot be deleted ({error.strerror}); check its permissions.") from error
+    return path
