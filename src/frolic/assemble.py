@@ -74,13 +74,13 @@ def _lora_reader(plan: BuildPlan) -> Read:
     part = plan.parts["transformer"]
     targets: list[Any] = []
 
-    def read(source: str, transformer: nn.Module) -> Loaded:
+    def read(source: str, transformer: nn.Module, expert: str) -> Loaded:
         from frolic.adapters import load as load_adapter
         from frolic.adapters import target
 
         if not targets:
             targets.append(target(part.spec, part.config, transformer))
-        return load_adapter(source, targets[0], allow_partial=plan.allow_partial)
+        return load_adapter(source, targets[0], allow_partial=plan.allow_partial, expert=expert)
 
     return read
 

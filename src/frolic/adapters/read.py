@@ -16,6 +16,7 @@ from frolic.io.problems import Problems
 from frolic.io.safetensors import read_header, read_tensors, refuse_pickle
 from frolic.keymap import KeyMap
 from frolic.lora.adapter import Adapter, parse
+from frolic.lora.experts import HIGH, of_expert
 from frolic.lora.layer import linears
 from frolic.lora.names import Names
 from frolic.spec import ComponentSpec
@@ -49,8 +50,9 @@ def target(spec: ComponentSpec, config: Any, module: nn.Module | None = None) ->
     return Target(Names(shapes, layouts), shapes)
 
 
-def read(path: Path, goal: Target, *, allow_partial: bool = False) -> Adapter:
+def read(path: Path, goal: Target, *, allow_partial: bool = False, expert: str = HIGH) -> Adapter:
     """The adapter in ``path``, all of which must fit ``goal``; with ``allow_partial`` what does not fit is passed over.
+    Of a file with adapters of two experts it is that of ``expert`` (``high`` or ``low``).
 
     Raises:
         ModelNotFoundError: there is no adapter there.
@@ -61,7 +63,7 @@ def read(path: Path, goal: Target, *, allow_partial: bool = False) -> Adapter:
     file, peft = find(path)
     header = read_header(file)
     broken = Problems(f"{file} cannot be used; get the adapter again")
-    tensors = read_tensors(header.entries, broken)
+    tensors = of_expert(read_tensors(header.entries, broken), expert)
     broken.raise_any(CheckpointError)
     problems = Problems(
         f"{file} does not fit this model; load it with its own, or pass --allow-partial to use the rest"

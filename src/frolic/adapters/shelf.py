@@ -14,6 +14,7 @@ from frolic.io.files import check_writable, write_bytes, write_error
 from frolic.io.home import home
 from frolic.io.safetensors import fingerprint, read_header
 from frolic.lora.adapter import Loaded
+from frolic.lora.experts import HIGH, said_by
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SUFFIX = ".safetensors"
@@ -78,13 +79,15 @@ def resolve(source: str) -> Path:
     return path
 
 
-def load(source: str, goal: Target, *, allow_partial: bool = False) -> Loaded:
+def load(source: str, goal: Target, *, allow_partial: bool = False, expert: str = HIGH) -> Loaded:
     """The adapter that ``source`` means: a file, a folder or a name. Raises as ``resolve`` and ``read``."""
     given = resolve(source)
     path, _ = find(given)
     named = path.parent if path.name in FILES else path
-    adapter = read(given, goal, allow_partial=allow_partial)
-    return Loaded(named.name.removesuffix(_SUFFIX), fingerprint([path]), adapter)
+    adapter = read(given, goal, allow_partial=allow_partial, expert=expert)
+    header = read_header(path)
+    name = named.name.removesuffix(_SUFFIX)
+    return Loaded(name, fingerprint([path]), adapter, said_by(name, header.entries, header.metadata))
 
 
 def described(name: str, path: Path) -> Shelved:

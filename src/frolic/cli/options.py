@@ -82,7 +82,7 @@ def _add_adapters(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="SRC[:WEIGHT]",
         help="a LoRA's file, folder or name (see frolic lora list), with its weight [1]; may be given several times; "
-        "more after commas: steps=0-0.5, branch=cond, blocks=0-3",
+        "more after commas: steps=0-0.5, branch=cond, blocks=0-3, target=high",
     )
     add("--allow-partial", action="store_true", default=None, help="pass over what of a LoRA is of no use to the model")
 

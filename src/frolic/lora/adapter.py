@@ -42,11 +42,13 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Loaded:
-    """An adapter by the name that records call it, with the SHA-256 of its file."""
+    """An adapter by the name that records call it, with the SHA-256 of its file. ``expert``: which of two experts it is
+    for, ``high`` or ``low``, or empty where nothing says so."""
 
     name: str
     hash: str
     adapter: Adapter
+    expert: str = ""
 
 
 def parse(

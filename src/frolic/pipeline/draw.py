@@ -18,6 +18,7 @@ from torch import Tensor
 
 from frolic.errors import FrolicError, RequestError, ResourceError, is_out_of_memory
 from frolic.io.tokenizer import Tokenizer
+from frolic.lora.experts import HIGH, LOW
 from frolic.pipeline.denoise import Backbone, Encoded, Texts, cut_texts, denoiser, encode_texts, prepare_texts
 from frolic.pipeline.experts import FIRST, SECOND, Experts
 from frolic.pipeline.finish import Finishing
@@ -82,10 +83,10 @@ class Pipeline(Finishing, Reading):
         read_lora: Read | None = None,
     ) -> None:
         self.defaults = defaults
-        self._loras = Loras(read_lora)
+        self._loras = Loras(read_lora, "" if transformer_2 is None else HIGH)
         self._carriers = {FIRST: self._loras}
         if transformer_2 is not None:
-            self._carriers[SECOND] = Loras(read_lora)
+            self._carriers[SECOND] = Loras(read_lora, LOW)
         self.card = card
         self.compat = compat
         super().__init__(
