@@ -64,6 +64,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--apg-momentum", type=float, metavar="X", help="its momentum, -1 to 1 [-0.5]")
     add("--pag-scale", type=float, metavar="X", help="perturbed-attention guidance; 0 is none [0]")
     add("--pag-layers", type=_layers, metavar="N,N", help="the blocks it perturbs")
+    add(
+        "--step-cache",
+        type=float,
+        metavar="X",
+        help="take over most of a step that hardly differs, as 0.1; 0 is never [0]",
+    )
     add("--instruction", metavar="TEXT", help="what the text encoder reads before the prompt; '' is nothing")
     add(
         "--binning",
@@ -136,7 +142,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 REQUEST = (
     *("negative_prompt", "steps", "guidance_scale", "seed", "aspect", "num_images", "sampler", "schedule", "apg"),
     *("apg_eta", "apg_threshold", "apg_momentum", "pag_scale", "pag_layers", "instruction", "binning", "strength"),
-    *("control_scale", "frames", "seconds", "fps", "guidance_scale_2"),
+    *("control_scale", "frames", "seconds", "fps", "guidance_scale_2", "step_cache"),
 )
 """Options that are fields of a request under the same name."""
 
