@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from frolic.config import Positive, Recipe, Section
+from frolic.data.clips import ComposedClips
 from frolic.data.pictures import ComposedPictures
 from frolic.data.scenes import Cast
 from frolic.io.home import home
@@ -39,10 +40,11 @@ class Settings(ReconstructionWeights):
 
 class Data(Section):
     """``pack``: the packed sprites' folder, where ``frolic data starter`` wrote it if not set. ``side`` in pixels.
-    ``mix``: the shares of the kinds of scenes."""
+    ``mix``: the shares of the kinds of scenes. ``frames`` above 1: clips, of cut-outs that move, instead of scenes."""
 
     pack: str | None = None
     side: Positive
+    frames: Positive = 1
     mix: Mix = Field(default_factory=training_mix)
     previews: Positive = 16
 
@@ -56,7 +58,11 @@ def build(recipe: Recipe) -> Job:
     if settings.decoder_only:
         autoencoder.encoder.requires_grad_(False)
     sprites, concepts = open_pack(data.pack)
-    source = ComposedPictures(sprites, Cast(concepts), data.side, data.mix)
+    source = (
+        ComposedPictures(sprites, Cast(concepts), data.side, data.mix)
+        if data.frames == 1
+        else ComposedClips(sprites, Cast(concepts), data.side, data.frames)
+    )
     shown = source.pictures(data.previews, torch.Generator().manual_seed(0))
     device = resolve_device(recipe.trainer.device)
     lpips = load_lpips(home() / "lpips-vgg16.safetensors").to(device) if settings.perceptual else None
