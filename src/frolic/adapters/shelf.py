@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from frolic.adapters.read import FILES, Target, find, read
+from frolic.adapters.folder import find
+from frolic.adapters.read import Target, read
 from frolic.errors import FileError, ModelError, ModelNotFoundError, RequestError, nearest
 from frolic.io.files import check_writable, write_bytes, write_error
 from frolic.io.home import home
@@ -82,12 +83,10 @@ def resolve(source: str) -> Path:
 def load(source: str, goal: Target, *, allow_partial: bool = False, expert: str = HIGH) -> Loaded:
     """The adapter that ``source`` means: a file, a folder or a name. Raises as ``resolve`` and ``read``."""
     given = resolve(source)
-    path, _ = find(given)
-    named = path.parent if path.name in FILES else path
     adapter = read(given, goal, allow_partial=allow_partial, expert=expert)
-    header = read_header(path)
-    name = named.name.removesuffix(_SUFFIX)
-    return Loaded(name, fingerprint([path]), adapter, said_by(name, header.entries, header.metadata))
+    found = find(given)
+    said = said_by(found.name, found.entries(), found.metadata())
+    return Loaded(found.name, fingerprint(found.files), adapter, said)
 
 
 def described(name: str, path: Path) -> Shelved:
@@ -130,7 +129,7 @@ def add(source: Path, name: str | None = None, *, force: bool = False) -> Shelve
         ModelError: there is no adapter, or it is broken.
         FileError, ResourceError: the name is taken, or nothing can be written.
     """
-    file = find(source)[0]
+    file = find(source).path
     name = source.name.removesuffix(_SUFFIX) if name is None else name
     if not _NAME.fullmatch(name):
         raise RequestError(f"{name!r} is no name for an adapter; give --name with letters, digits, - and _ only.")
