@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from frolic.io.safetensors import Header, fingerprint, read_header, save
 from frolic.io.safetensors import load as load_tensors
 from frolic.lora.adapter import METADATA, Loaded
 from frolic.lora.experts import HIGH, said_by
+from frolic.lora.experts import METADATA as EXPERT
 from frolic.strength import MAX_WEIGHT
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -29,6 +30,9 @@ _DOWN = re.compile(r"\.lora_(?:A(?:\.\w+)?|down)\.weight$")
 _STRENGTH = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 WEIGHT, TRAINED_ON = "frolic.weight", "frolic.trained_on"
 """What ours say in their metadata beside the names that ModelSpec and kohya have for it."""
+_TRIGGER = "modelspec.trigger_phrase"
+_OF_MODEL = ("modelspec.architecture", "ss_base_model_version", "modelspec.resolution")
+_OF_ONE = ("modelspec.title", "modelspec.description", WEIGHT, TRAINED_ON)
 
 
 def shipped_folder() -> Path:
@@ -107,7 +111,7 @@ def described(name: str, path: Path) -> Shelved:
         shipped=path.parent == shipped_folder(),
         base=said.get("ss_base_model_version", ""),
         rank=_ranks(header) or said.get("ss_network_dim", ""),
-        trigger=said.get("modelspec.trigger_phrase", ""),
+        trigger=said.get(_TRIGGER, ""),
         weight=_weight(said.get(WEIGHT, "")),
         about=said.get("modelspec.description", ""),
         trained_on=said.get(TRAINED_ON, ""),
@@ -128,6 +132,21 @@ def _weight(said: str) -> float:
     except ValueError:
         return 1.0
     return number if abs(number) <= MAX_WEIGHT else 1.0  # nan is not
+
+
+def carried(parts: Sequence[tuple[Loaded, float]]) -> dict[str, str]:
+    """What files say of themselves that is still true of one file that is made of them at these weights: of a single
+    one everything, of several the model, the expert and the words that call them."""
+    said = [loaded.adapter.metadata for loaded, _ in parts]
+    keys = _OF_MODEL if len(parts) > 1 or parts[0][1] != 1.0 else (*_OF_MODEL, *_OF_ONE)
+    found = {key: said[0][key] for key in keys if key in said[0] and len({each.get(key) for each in said}) == 1}
+    words = [word.strip() for each in said for word in each.get(_TRIGGER, "").split(",")]
+    if called := ", ".join(dict.fromkeys(filter(None, words))):
+        found[_TRIGGER] = called
+    experts = {loaded.expert for loaded, _ in parts}
+    if len(experts) == 1 and (expert := experts.pop()):
+        found[EXPERT] = expert  # a name may have said it, and the new file has another
+    return found
 
 
 def shelf() -> tuple[list[Shelved], Mapping[str, str]]:

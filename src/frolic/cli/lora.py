@@ -147,6 +147,7 @@ def _write(
     import torch
 
     from frolic.adapters import FORMATS, write
+    from frolic.adapters.shelf import carried
     from frolic.io.files import check_writable
     from frolic.lora import blend as blending
 
@@ -158,20 +159,24 @@ def _write(
         made = blending.ties(weighted, rank or 1, density)
     elif method == "dare":
         made = blending.dare(weighted, rank or 1, density, seed)
-    elif len(parts) == 1 and rank is None:
+    elif len(parts) == 1 and rank is None and parts[0][1] == 1.0:
         made = blending.Blend(parts[0][0].adapter, 0.0)
     elif rank is None:
         made = blending.Blend(blending.exact(weighted), 0.0)
     else:
         made = blending.cut(weighted, rank)
-    about = {"modelspec.title": path.stem}
+    about = {"modelspec.title": path.stem, **carried(parts)}
     if len(parts) > 1:
         recipe = {loaded.name: {"weight": weight, "sha256": loaded.hash} for loaded, weight in parts}
         about["frolic.blend"] = json.dumps({"method": method, "adapters": recipe})
     write(made.adapter, path, goal, form, metadata=about, dtype=getattr(torch, dtype), force=force)
+    left_out = {loaded.name: list(loaded.adapter.left_out) for loaded, _ in parts if loaded.adapter.left_out}
+    for name, left in left_out.items():
+        typer.echo(f"{len(left)} tensors of {_safe(name)} were passed over: {_safe(', '.join(left[:3]))}", err=True)
     facts = {
         "event": "written",
         "path": str(path),
+        "left_out": left_out,
         "format": form,
         "layers": len(made.adapter.deltas),
         "ranks": made.adapter.ranks,

@@ -47,7 +47,11 @@ def merge(
             "adapters": list(done.names),
             "layers": done.layers,
             "bytes": done.bytes,
+            "left_out": dict(done.left_out),
         }
         typer.echo(json.dumps(facts))
     else:
+        for name, left in done.left_out.items():
+            shown = ", ".join(left[:3]) + (" ..." if len(left) > 3 else "")
+            typer.echo(f"{len(left)} tensors of {name} are of no use here and were passed over: {shown}", err=True)
         typer.echo(f"{done.path}  {', '.join(done.names)} merged into {done.layers} layers, {done.bytes:,} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from frolic.adapters import load, target
 from frolic.convert.folder import check_apart, check_folder, copy_rest, publish, workspace, write_part
 from frolic.convert.job import Job
-from frolic.errors import CheckpointError
+from frolic.errors import CheckpointError, RequestError
 from frolic.io.folder import open_folder
 from frolic.io.safetensors import Entry, read_headers
 from frolic.lora.blend import merge_into
@@ -23,14 +24,17 @@ from frolic.plan import Watch, find_model, make_plan
 
 _PART = "transformer"
 _SHARD_BYTES = 5 * 10**9
+RECIPE = "frolic.merged"
+"""The key in a weight file's metadata that names the adapters in it, each with its weight and the hash of its file."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """``layers`` were changed, by the adapters ``names``."""
+    """``layers`` were changed, by the adapters ``names``; ``left_out`` says what of them did not fit, by name."""
 
     path: Path
     names: tuple[str, ...]
+    left_out: Mapping[str, tuple[str, ...]]
     layers: int
     bytes: int
 
@@ -46,9 +50,12 @@ def merge(
     watch: Watch | None = None,
 ) -> Merged:
     """Write ``model`` to the folder ``out`` with ``adapters`` (sources and weights) merged: each weight is summed in
-    float32 from the original and rounded once, to ``dtype`` or to what it was stored in.
+    float32 from the original and rounded once, to ``dtype`` or to what it was stored in. The files of the transformer
+    say which adapters are in them (``RECIPE``).
 
     Raises:
+        RequestError: the model has two experts.
+        NumericsError: a merged weight is not finite.
         ModelError: the model or an adapter cannot be used; nothing is written.
         FileError, ResourceError: the folder cannot be written, or is there already and ``force`` is not set.
     """
@@ -56,6 +63,8 @@ def merge(
     origin = open_folder(find_model(model, watch), families())
     check_folder(out, whole=True, force=force)
     check_apart(out, [origin.path])
+    if f"{_PART}_2" in origin.components:
+        raise RequestError(f"{origin.name} has two experts, and only one transformer is merged; blend while drawing.")
     component = origin.components[_PART]
     goal = target(component.spec, component.config)
     loaded = [(load(source, goal, allow_partial=allow_partial), weight) for source, weight in adapters]
@@ -72,15 +81,17 @@ def merge(
     job = Job(
         found, keymap, weights, dtype=kind, extra=None, change=lambda name, weight: _changed(name, weight, changes)
     )
+    recipe = [{"name": each.name, "weight": weight, "sha256": each.hash} for each, weight in loaded]
     with workspace(out) as work:
         made = work / "made"
-        write_part(job, made / _PART, _SHARD_BYTES)
+        write_part(job, made / _PART, _SHARD_BYTES, {"format": "pt", RECIPE: json.dumps(recipe)})
         copy_rest(origin, made, _PART)
         make_plan(made, device="cpu")
         check_folder(out, whole=True, force=force)
         publish(made, out)
     size = sum(maker.bytes for maker in job.makers.values())
-    return Merged(out, tuple(each.name for each, _ in loaded), len(changes), size)
+    left_out = {each.name: each.adapter.left_out for each, _ in loaded if each.adapter.left_out}
+    return Merged(out, tuple(each.name for each, _ in loaded), left_out, len(changes), size)
 
 
 def _changed(name: str, tensor: Tensor, changes: Mapping[str, Sequence[tuple[Delta, float]]]) -> Tensor:
