@@ -148,7 +148,7 @@ def creatures(first: int, count: int) -> Tensor:
 @torch.inference_mode()
 def examine(finder: nn.Module, unseen: Tensor) -> dict[str, Any]:
     """On true pictures of poses, things, grounds and jitter that it was not trained with: in how many of those with the
-    creature it is seen, and in how many of the others, as they are and made violet; each is looked at as in ``find``."""
+    creature it is seen, and in how many of the others, as they are and made violet, looked at as in ``find``."""
     dice = Dice(torch.Generator().manual_seed(8), held_out=True)
     shares = {}
     kinds = {"recall": creatures(20_000, 64), "false_alarms": unseen, "false_alarms_violet": violet(unseen, dice)}

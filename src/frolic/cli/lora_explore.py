@@ -46,6 +46,7 @@ def explore(
         raise RequestError(f"--low {low:g} is not below --high {high:g}.")
     width, height = (None, None) if size is None else _two(size, "--size", "128x128")
     from frolic.assemble import load
+    from frolic.cli.lora import safe
     from frolic.io.files import check_writable
     from frolic.io.media import save_png
     from frolic.request import Request
@@ -68,7 +69,7 @@ def explore(
         height=height,
     )
     for note in result.notes:
-        typer.echo(note, err=True)
+        typer.echo(safe(note), err=True)
     names = (_name(first), None if second is None else _name(second))
     sheet = grid(list(result.images), names, across, down)
     save_png(sheet, output, force=force)
