@@ -23,10 +23,12 @@ from frolic.strength import Strength, blend_of
 
 if TYPE_CHECKING:
     import typer
-    from PIL.Image import Image
 
-    from frolic.pipeline import Inputs, Pipeline, Result
+    from frolic.pipeline import Inputs, Pipeline, Progress, Result
     from frolic.plan import BuildPlan
+
+CLIPS = (".mp4", ".webp", ".gif")
+"""Endings of files that clips are kept in (``frolic.io.video``, which a picture has no use for)."""
 
 _MAX_PROMPT_FILE = 4_000_000
 _SLUG = 40
@@ -68,7 +70,9 @@ def run(arguments: Sequence[str]) -> None:
         model, dtype, device = model or replay.model(), dtype or replay.dtype, device or replay.device
     request = replace(request, loras=(blend,))
     pictures = range(request.pictures) if kept is None else range(kept, kept + 1)
-    places = [] if options.dry_run else _places(options.output, request, pictures, options.force)
+    clips = bool(request.frames or request.seconds or request.fps) and request.frames != 1
+    clips = clips or (options.output is not None and Path(options.output).suffix.lower() in CLIPS)
+    places = [] if options.dry_run else _places(options.output, request, pictures, options.force, clips=clips)
     with Report(as_json=options.json, quiet=options.quiet) as report:
         chosen = {"dtype": dtype or "auto", "device": device or "auto", **loading(options)}
         chosen.setdefault("compat", replay.compat if replay else "diffusers")
@@ -85,17 +89,26 @@ def run(arguments: Sequence[str]) -> None:
                 led=options.control is not None,
                 fetch=replay is None or options.model is not None,
             )
+        # Only the model says whether it draws pictures or videos; the guess was good enough to refuse early.
+        moving = pipeline.makes_clips and request.frames != 1
+        if moving != clips:
+            places = _places(options.output, request, pictures, options.force, clips=moving)
         if replay is not None:
             if options.model is None:
                 replay.check_weights(pipeline)
             for note in replay.differences(pipeline):
                 report.note(note)
-        result = _draw(pipeline, request, pictures, report, inputs, replay if kept is not None else None)
+        preview = _Preview(options.preview_every, places[0])
+        try:
+            result = _draw(pipeline, request, pictures, report, inputs, replay if kept is not None else None, preview)
+        finally:
+            preview.remove()
         for index, place in zip(pictures, places, strict=True):
             # A record names the weights by their hash, which takes seconds of reading for a large model.
             record = None if options.no_metadata else result.record(index)
-            path = _write(result.images[index], record, place, options)
-            report.image(path, result.seeds[index], result.request.prompt_of(index))
+            made = (result.videos or result.images)[index]
+            path = _write(made, record, place, options, result.request.fps)
+            report.made(path, result.seeds[index], result.request.prompt_of(index), "video" if moving else "image")
         report.event("done", seconds=round(result.seconds, 3))
 
 
@@ -134,6 +147,7 @@ def _draw(
     report: Report,
     inputs: Inputs,
     replay: Replay | None,
+    preview: _Preview,
 ) -> Result:
     from frolic.pipeline import Progress
 
@@ -143,6 +157,7 @@ def _draw(
     for event in pipeline.stream(request, inputs=inputs, tokens=replay.tokens if replay else 0):
         if isinstance(event, Progress):
             report.step(event.index, event.total)
+            preview.show(event)
         else:
             result = event
     for note in result.notes:
@@ -173,7 +188,11 @@ def _resume(options: argparse.Namespace) -> None:
     records = kept.records
     chosen = {"dtype": options.dtype or records[0]["dtype"], "device": options.device or "auto", **loading(options)}
     names = [Request.of(record["request"]["prompt"], seed=record["request"]["seed"]) for record in records]
-    places = [_places(options.output, name, range(1), options.force, len(names), i)[0] for i, name in enumerate(names)]
+    clips = "frames" in records[0]["request"]
+    places = [
+        _places(options.output, name, range(1), options.force, len(names), number, clips=clips)[0]
+        for number, name in enumerate(names)
+    ]
     with Report(as_json=options.json, quiet=options.quiet) as report:
         # Only the autoencoder is needed, and memory was what there was too little of.
         model = options.model or model_of(records[0], options.resume_decode)
@@ -182,12 +201,13 @@ def _resume(options: argparse.Namespace) -> None:
         if pipeline.card.hash != records[0]["model"]["hash"]:
             report.note(f"These are not the weights that made {options.resume_decode}; the picture may differ.")
         notes: list[str] = []
-        images = pipeline.resume(kept, notes)
+        made = pipeline.resume(kept, notes)
         for note in notes:
             report.note(note)
-        for image, record, place in zip(images, records, places, strict=True):
-            path = _write(image, None if options.no_metadata else record, place, options)
-            report.image(path, record["request"]["seed"], record["request"]["prompt"])
+        for image, record, place in zip(made, records, places, strict=True):
+            wanted = record["request"]
+            path = _write(image, None if options.no_metadata else record, place, options, wanted.get("fps"))
+            report.made(path, wanted["seed"], wanted["prompt"], "video" if "frames" in wanted else "image")
 
 
 def _say_plan(
@@ -236,24 +256,35 @@ def _prompts(words: list[str] | None, file: str | None) -> tuple[str, ...]:
 
 
 def _places(
-    output: str | None, request: Request, pictures: range, force: bool, total: int = 0, start: int = 0
+    output: str | None,
+    request: Request,
+    pictures: range,
+    force: bool,
+    total: int = 0,
+    start: int = 0,
+    *,
+    clips: bool = False,
 ) -> list[Path]:
-    """Where every picture goes, refused now if it cannot go there. They are ``total`` in all (0: no others), of which
-    the first is number ``start``."""
+    """Where every picture, or every one of ``clips``, goes, refused now if it cannot go there. They are ``total`` in
+    all (0: no others), of which the first is number ``start``."""
     folder = Path(output) if output is not None and Path(output).is_dir() else None
+    ending = ".mp4" if clips else ".png"
     places = []
     for index in pictures:
         if output is None or folder is not None:
             slug = re.sub(r"[\W_]+", "-", request.prompt_of(index).lower())[:_SLUG].strip("-") or "picture"
-            places.append((folder or Path()) / f"frolic-{slug}-{request.seeds[index]}.png")
+            places.append((folder or Path()) / f"frolic-{slug}-{request.seeds[index]}{ending}")
         else:
             path = Path(output)
-            if path.suffix.lower() != ".png":
+            if not clips and path.suffix.lower() != ".png":
                 raise RequestError(f"{output} is not a PNG name; end it in .png, or give an existing folder.")
             one = (total or len(pictures)) == 1
             places.append(path if one else path.with_stem(f"{path.stem}-{start + len(places) + 1}"))
+    check = check_writable
+    if clips:
+        from frolic.io.video import check_place as check
     for place in places:
-        check_writable(_free(place) if output is None and not force else place, force=force)
+        check(_free(place) if output is None and not force else place, force=force)
     return places
 
 
@@ -266,13 +297,45 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _write(image: Image, record: dict[str, Any] | None, place: Path, options: argparse.Namespace) -> Path:
-    """Write a picture. A name that frolic chose itself gives way to one that appeared meanwhile."""
+class _Preview:
+    """A picture of what a drawing becomes, beside its place, for as long as it lasts."""
+
+    def __init__(self, every: int | None, place: Path) -> None:
+        if every is not None and every < 1:
+            raise RequestError(f"--preview-every {every} is not a number of steps; give 1 or more.")
+        self._every = every
+        self._path = place.with_name(f"{place.stem}.preview.png")
+        self._there = False
+
+    def show(self, step: Progress) -> None:
+        if self._every is not None and (step.index + 1) % self._every == 0:
+            save_png(step.preview()[0], self._path, None, force=self._there)
+            self._there = True
+
+    def remove(self) -> None:
+        if self._there:
+            self._path.unlink(missing_ok=True)
+
+
+def _write(
+    made: Any,
+    record: dict[str, Any] | None,
+    place: Path,
+    options: argparse.Namespace,
+    fps: float | None,
+) -> Path:
+    """Write a picture (PIL) or a clip (an array). A name that frolic chose itself gives way to one that appeared
+    meanwhile."""
     gives_way = options.output is None and not options.force
     while True:
         path = _free(place) if gives_way else place
         try:
-            save_png(image, path, record, force=options.force)
+            if hasattr(made, "ndim"):
+                from frolic.io.video import save_clip
+
+                save_clip(made, path, fps=fps or 1.0, record=record, force=options.force)
+            else:
+                save_png(made, path, record, force=options.force)
             return path
         except FileError:
             if not (gives_way and path.exists()):

@@ -21,13 +21,19 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    target: Annotated[str, typer.Argument(help="A PNG, a model's name or folder, or a .safetensors file.")],
+    target: Annotated[
+        str, typer.Argument(help="A PNG, MP4, GIF or WebP, a model's name or folder, or a .safetensors file.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what made a picture, or what a model holds."""
     path = Path(target)
     if path.suffix.lower() == ".png":
         facts = _picture(path)
+    elif path.suffix.lower() in (".mp4", ".gif", ".webp"):
+        from frolic.io.video import read_clip_record
+
+        facts = read_clip_record(path)
     elif path.suffix == ".safetensors":
         facts = _weights(path)
     else:

@@ -37,8 +37,15 @@ def parser() -> argparse.ArgumentParser:
     add("--size", metavar="WxH", help="width and height, as 128x128")
     add("--aspect", metavar="W:H", help="width to height, as 16:9, at the best size for the model")
     add("-N", "--num-images", type=int, metavar="N", help="pictures for each prompt [1]")
-    add("-o", "--output", metavar="PATH", help="PNG file, or a folder [frolic-PROMPT-SEED.png in this folder]")
+    add(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="PNG file, or a folder [frolic-PROMPT-SEED.png in this folder]; of a "
+        "video .mp4, .webp, .gif, or a new folder's name for PNGs",
+    )
     _add_sampling(parser)
+    _add_videos(parser)
     _add_pictures(parser)
     _add_adapters(parser)
     _add_model(parser)
@@ -57,6 +64,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--apg-momentum", type=float, metavar="X", help="its momentum, -1 to 1 [-0.5]")
     add("--pag-scale", type=float, metavar="X", help="perturbed-attention guidance; 0 is none [0]")
     add("--pag-layers", type=_layers, metavar="N,N", help="the blocks it perturbs")
+    add(
+        "--step-cache",
+        type=float,
+        metavar="X",
+        help="take over most of a step that hardly differs, as 0.1; 0 is never [0]",
+    )
     add("--instruction", metavar="TEXT", help="what the text encoder reads before the prompt; '' is nothing")
     add(
         "--binning",
@@ -65,9 +78,23 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_videos(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("videos (with a model that makes them)").add_argument
+    add("--frames", type=int, metavar="N", help="how many; brought to what the model can")
+    add("--seconds", type=float, metavar="X", help="how long, instead of --frames")
+    add("--fps", type=float, metavar="X", help="frames in a second, 1 to 120")
+    add(
+        "--guidance-scale-2",
+        type=float,
+        metavar="X",
+        help="guidance of the expert for little noise, where there is one",
+    )
+    add("--preview-every", type=int, metavar="N", help="write OUTPUT.preview.png after every N steps, until it is done")
+
+
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("pictures to start from").add_argument
-    add("--image", metavar="FILE", help="draw this picture anew")
+    add("--image", metavar="FILE", help="draw this picture anew, or begin a video with it")
     add("--strength", type=float, metavar="X", help="how much of it, above 0 to 1 [1; 0.6 without a mask]")
     add("--mask", metavar="FILE", help="only where this one is white")
     add("--control", metavar="FILE", help="what a ControlNet is led by")
@@ -103,10 +130,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
-    add("--from", dest="source", metavar="PNG", help="draw again what made this picture; other options change it")
+    add("--from", dest="source", metavar="FILE", help="draw again what made this PNG or video; other options change it")
     add("--resume-decode", metavar="FILE", help="decode latents that were kept when memory ran out")
     add("--dry-run", action="store_true", help="say what it would take, and draw nothing")
-    add("--no-metadata", action="store_true", help="do not write the request into the PNG")
+    add("--no-metadata", action="store_true", help="do not write the request into the file")
     add("--force", action="store_true", help="replace existing files")
     add("--json", action="store_true", help="print JSON lines")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
@@ -115,7 +142,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 REQUEST = (
     *("negative_prompt", "steps", "guidance_scale", "seed", "aspect", "num_images", "sampler", "schedule", "apg"),
     *("apg_eta", "apg_threshold", "apg_momentum", "pag_scale", "pag_layers", "instruction", "binning", "strength"),
-    "control_scale",
+    *("control_scale", "frames", "seconds", "fps", "guidance_scale_2", "step_cache"),
 )
 """Options that are fields of a request under the same name."""
 

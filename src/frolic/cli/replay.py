@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from frolic.errors import FileError, RequestError
-from frolic.io.media import read_record
 from frolic.request import RECORDED, UNSAID, Request
 from frolic.strength import Blend, Strength, blend_of
 
@@ -38,7 +37,9 @@ class Replay:
         Raises:
             FileError: there is none, or it cannot be used.
         """
-        record = read_record(Path(path))
+        from frolic.io.video import read_clip_record
+
+        record = read_clip_record(Path(path))
         try:
             row, size, tokens = record["batch"]
             wanted = record["request"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -21,6 +22,7 @@ class Report:
         self.as_json = as_json
         self.quiet = quiet
         self._bar = ""
+        self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -44,10 +46,17 @@ class Report:
 
     def step(self, index: int, total: int) -> None:
         """Step ``index`` (from 0) of ``total`` is done."""
-        self.event("step", step=index + 1, total=total)
+        now = time.monotonic()
+        if index == 0 or self._first is None:
+            self._first = (now, index)
+        began, at = self._first
+        # The first step makes things ready; those after it tell how long one takes.
+        left = (now - began) / (index - at) * (total - index - 1) if index > at else None
+        self.event("step", step=index + 1, total=total, **({} if left is None else {"eta_s": round(left, 1)}))
         if self.as_json or self.quiet or not sys.stderr.isatty():
             return
-        self._draw("drawing", index + 1, total, f"{index + 1}/{total}")
+        said = f", {left:.0f} s left" if left is not None and left >= 1 else ""
+        self._draw("drawing", index + 1, total, f"{index + 1}/{total}{said}")
 
     def download(self, done: int, total: int, path: str) -> None:
         """``done`` of ``total`` bytes are here; ``path`` is the file that they belong to."""
@@ -62,10 +71,10 @@ class Report:
             for line in estimate.lines():
                 _line(sys.stdout, line)
 
-    def image(self, path: Path, seed: int, prompt: str) -> None:
-        """A picture was written."""
+    def made(self, path: Path, seed: int, prompt: str, kind: str = "image") -> None:
+        """A picture, or another ``kind`` of file, was written."""
         self._close()
-        self.event("image", path=str(path), seed=seed, prompt=prompt)
+        self.event(kind, path=str(path), seed=seed, prompt=prompt)
         if not (self.as_json or self.quiet):
             _line(sys.stdout, f"{path}  seed {seed}")
 

@@ -124,6 +124,11 @@ def read_record(path: Path) -> dict[str, Any]:
     text = read_texts(path).get("frolic")
     if text is None:
         raise FileError(f"{path} does not say how it was made; give a PNG that frolic wrote without --no-metadata.")
+    return parse_record(text, path)
+
+
+def parse_record(text: str, path: Path) -> dict[str, Any]:
+    """The record that is ``text``, found in ``path``. Raises FileError where it is damaged."""
     try:
         record = json.loads(text)
         schema = record["schema"]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from frolic.accel.cache import StepCache
 from frolic.pipeline.inputs import Anchors
 from frolic.pipeline.loras import Mixes, reading
 from frolic.pipeline.text import TextStage
@@ -177,6 +178,7 @@ def denoiser(
     controlnet: Any = None,
     injection: str = "diffusers",
     mixes: Mixes | None = None,
+    caches: list[StepCache],
 ) -> Denoise:
     """The guided denoiser for the pictures ``rows`` of ``request``, at the noise levels ``sigmas``; ``timesteps`` is
     the schedule's. ``texts`` are those of each phase of ``mixes``, or one without adapters. It may remember its last
@@ -199,6 +201,11 @@ def denoiser(
             conditions["control"] = controlnet.control(
                 tied.control.to(device, dtype), led, scale=request.control_scale, injection=injection
             )
+
+        if request.step_cache:
+            # One for each way that the model is called, and so for each expert: samples keep their places in it.
+            conditions["through"] = StepCache(request.step_cache)
+            caches.append(conditions["through"])
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             if tied.beside is not None:

@@ -192,6 +192,8 @@ class Pipeline(Finishing, Reading):
             from frolic.pipeline.clips import check_given
 
             check_given(given, self._held[FIRST].config, self.defaults)
+        if given.control is not None and request.step_cache:
+            raise RequestError("step_cache takes over what a ControlNet would have changed; leave one of them out.")
         if given.control is not None and not self.has_controlnet:
             raise RequestError("This model has no ControlNet; load it with one: --controlnet MODEL.")
         most = self.defaults.most_pixels
@@ -238,6 +240,9 @@ class Pipeline(Finishing, Reading):
                 assert x is not None
                 finished += x.split(1)
             width = experts.tokens
+            if request.step_cache:
+                reused, steps = (sum(each) for each in zip(*[(c.reused, c.steps) for c in experts.caches], strict=True))
+                notes.append(f"{reused} of {steps} calls of the model were taken over from earlier steps (step_cache).")
             using.close()
             self.spare(FIRST, SECOND, "controlnet")
             result = Result(
@@ -306,6 +311,7 @@ class Pipeline(Finishing, Reading):
                     controlnet=self.controlnet if tied.control is not None else None,
                     injection=self.compat,
                     mixes=ready.mixes,
+                    caches=experts.caches,
                 )
 
             denoise = experts.denoiser(expert, self.defaults.boundary, schedule.timesteps)

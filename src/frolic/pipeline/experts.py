@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from frolic.accel.cache import StepCache
 from frolic.pipeline.denoise import Texts
 from frolic.pipeline.loras import Loras, Mixes
 from frolic.pipeline.parts import Parts
@@ -57,6 +58,7 @@ class Experts:
         self._using: dict[str, ExitStack] = {}
         self._made: dict[str, Denoise] = {}
         self._now = ""
+        self.caches: list[StepCache] = []
         self.requests = {FIRST: request}
         if SECOND in self.names:
             other = request.guidance_scale if request.guidance_scale_2 is None else request.guidance_scale_2

@@ -15,10 +15,11 @@ from frolic.pipeline.inputs import Given
 from frolic.pipeline.kept import Kept
 from frolic.pipeline.parts import Parts
 from frolic.pipeline.resize import fit
-from frolic.pipeline.result import Result, to_image
+from frolic.pipeline.result import Result, to_frames, to_image
 from frolic.types import Latents, Pixels, PixelSize
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from frolic.pipeline.clips import ClipStage
@@ -79,8 +80,9 @@ class Finishing(Parts):
             pixels.append(self._fitted(picture, size, given).clamp(-1, 1))
         return torch.cat(pixels).clone()
 
-    def resume(self, kept: Kept, notes: list[str] | None = None) -> tuple[Image, ...]:
-        """The pictures whose latents were ``kept``, at their size; ``notes`` gets what the user should be told.
+    def resume(self, kept: Kept, notes: list[str] | None = None) -> tuple[Image | np.ndarray, ...]:
+        """The pictures (PIL) or clips (bytes [T, H, W, 3]) whose latents were ``kept``, at their size; ``notes`` gets
+        what the user should be told.
 
         Raises:
             RequestError: the latents are another model's.
@@ -90,13 +92,15 @@ class Finishing(Parts):
         channels = kept.latents.shape[1]
         if channels != config.latent_channels:
             raise RequestError(f"These latents have {channels} channels, this model's have {config.latent_channels}.")
-        images, said = [], [] if notes is None else notes
+        images: list[Image | np.ndarray] = []
+        said: list[str] = [] if notes is None else notes
         try:
             for row, record in zip(kept.latents.split(1), kept.records, strict=True):
                 size = PixelSize(record["request"]["height"], record["request"]["width"])
                 if kept.given.size not in (None, (size.height, size.width)):
                     raise RequestError("These latents are not of the size of the image that was kept with them.")
-                images.append(to_image(self._fitted(self._decode_checked(row, said, None), size, kept.given)[0]))
+                made = self._fitted(self._decode_checked(row, said, None), size, kept.given)[0]
+                images.append(to_image(made) if made.ndim == 3 else to_frames(made))
         finally:
             self.spare("vae")
         return tuple(images)

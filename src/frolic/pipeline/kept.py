@@ -20,7 +20,8 @@ _NAME, _RECORDS = "latents", "frolic"
 
 @dataclass(frozen=True)
 class Kept:
-    """``latents`` [B, C, h, w] in the transformer's scale, and of each picture the record it would have carried.
+    """``latents`` [B, C, h, w], or of clips [B, C, t, h, w], in the transformer's scale, and of each picture the record
+    it would have carried.
     ``given`` holds, at the size of the pictures, the image and the mask where some of that image stays."""
 
     latents: Tensor
@@ -57,7 +58,7 @@ class Kept:
         try:
             records: Sequence[dict[str, Any]] = json.loads(raw or "")
             latents, given = tensors[_NAME], Given(tensors.get("image"), tensors.get("mask"))
-            whole = latents.ndim == 4 and 0 < len(latents) == len(records) and all(map(_is_whole, records))
+            whole = latents.ndim in (4, 5) and 0 < len(latents) == len(records) and all(map(_is_whole, records))
             whole = whole and (given.image is None) == (given.mask is None)
         except (ValueError, KeyError, TypeError, RecursionError):
             whole = False

@@ -73,13 +73,20 @@ class Result:
         }
 
     def save(self, path: str | Path, index: int = 0, *, metadata: bool = True, force: bool = False) -> Path:
-        """Write picture ``index`` as PNG, whole or not at all.
+        """Write picture ``index`` as PNG, or clip ``index`` as what ``path`` ends in (``frolic.io.video``), whole or
+        not at all.
 
         Raises:
             FileError: something is at ``path`` and ``force`` is not set, or nothing can be written there.
             ResourceError: the disk is full.
         """
         path = Path(path)
+        if self.videos:
+            from frolic.io.video import save_clip
+
+            record = self.record(index) if metadata else None
+            save_clip(self.videos[index], path, fps=self.request.fps or 1.0, record=record, force=force)
+            return path
         media.save_png(self.images[index], path, self.record(index) if metadata else None, force=force)
         return path
 

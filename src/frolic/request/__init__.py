@@ -50,7 +50,8 @@ class Request:
     picture acts. ``loras``: how much of each adapter, for all prompts or one blend for each; an empty blend is none.
 
     Of a model of videos: ``frames`` or ``seconds`` how long one is, which is brought to what the model can, and ``fps``
-    how fast it plays; ``guidance_scale_2`` is the guidance of its expert for little noise.
+    how fast it plays; ``guidance_scale_2`` is the guidance of its expert for little noise. ``step_cache``: steps whose
+    first block does what it did before, but for this share (0 to 1), take the other blocks' work over; 0 is never.
 
     Raises:
         RequestError: listing everything that cannot be carried out.
@@ -83,6 +84,7 @@ class Request:
     seconds: float | None = None
     fps: float | None = None
     guidance_scale_2: float | None = None
+    step_cache: float = 0.0
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -165,6 +167,8 @@ class Request:
                 problems.append(f"{name} is {value!r}, it must be 0 to {MAX_GUIDANCE:g}")
         if not (is_number(self.strength) and 0 < self.strength <= 1):
             problems.append(f"strength is {self.strength!r}, it must be above 0 and at most 1")
+        if not (is_number(self.step_cache) and 0 <= self.step_cache <= 1):
+            problems.append(f"step_cache is {self.step_cache!r}, it must be 0 to 1")
         if self.pag_layers is not None:
             if not isinstance(self.pag_layers, tuple) or not self.pag_layers:
                 problems.append("pag_layers must be a tuple of block numbers")
@@ -345,6 +349,7 @@ UNSAID: Mapping[str, Any] = MappingProxyType(
         "frames": None,
         "fps": None,
         "guidance_scale_2": None,
+        "step_cache": 0.0,
     }
 )
 """What a record does not say is this."""

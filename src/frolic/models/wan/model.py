@@ -17,7 +17,7 @@ from frolic.models.wan.block import WanBlock, WanState, modulated
 from frolic.models.wan.config import TEXT_LENGTH, WanConfig
 from frolic.nn.embed import TimestepEmbedder
 from frolic.nn.rope import rotation_3d
-from frolic.types import Perturb
+from frolic.types import Perturb, Through
 
 
 class Caption(nn.Module):
@@ -113,9 +113,13 @@ class WanTransformer(nn.Module):
         *,
         known_BCTHW: Tensor | None = None,
         perturb: Perturb | None = None,
+        through: Through | None = None,
     ) -> Tensor:
-        """Velocity for one step of a request whose text was prepared by ``context``. Arguments as ``embed``."""
+        """Velocity for one step of a request whose text was prepared by ``context``. Arguments as ``embed``;
+        ``through`` applies the blocks in another way than one after the other."""
         state = self.embed(x_BCTHW, t_BT, context, known_BCTHW=known_BCTHW, perturb=perturb)
+        if through is not None:
+            return self.head(through(list(self.blocks), state))
         for block in self.blocks:
             state = block(state)
         return self.head(state)

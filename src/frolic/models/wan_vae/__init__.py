@@ -3,7 +3,8 @@
 from frolic.models.wan_vae.config import WanVAEConfig
 from frolic.models.wan_vae.keymap import diffusers_keys, original_keys
 from frolic.models.wan_vae.model import WanVAE
-from frolic.models.wan_vae.tiling import decode_tiled, encode_tiled, tile_for
+from frolic.models.wan_vae.sizes import tile_for
+from frolic.models.wan_vae.tiling import decode_tiled, encode_tiled
 from frolic.spec import ComponentSpec
 
 WAN_VAE = ComponentSpec(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from frolic.models.configs import FLAG, SIZE, Kind, read_config, refuse, whole
+from frolic.models.wan_vae import sizes
 
 _MEAN = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
@@ -93,6 +94,20 @@ class WanVAEConfig:
     def frame_stride(self) -> int:
         """Frames that a latent stands for, but for the first, which stands for one."""
         return int(2 ** sum(self.in_time))
+
+    def decode_bytes(
+        self, height: int, width: int, itemsize: int, budget: int, device: str, tiling: str = "auto"
+    ) -> tuple[int, bool]:
+        """What decoding ``height`` x ``width`` latents holds at once beside the weights, however many frames there are,
+        and whether it is done in tiles, where ``budget`` bytes are free."""
+        pixels = (height * self.stride, width * self.stride)
+        tile = sizes.tile_for(self, *pixels, itemsize, budget, tiling)
+        high, wide = (min(side, tile or side) for side in pixels)
+        return sizes.decode_bytes(self, high, wide, itemsize), tile is not None
+
+    def decode_flops(self, height: int, width: int) -> float:
+        """Floating-point operations of decoding one frame of ``height`` x ``width`` latents."""
+        return sizes.decode_flops(self, height * self.stride, width * self.stride)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
