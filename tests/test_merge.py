@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor
 import frolic
 from dialects import save
 from frolic.convert.merged import RECIPE, merge
-from frolic.errors import CheckpointError, FileError, NumericsError, RequestError
-from frolic.io.folder import open_folder
+from frolic.errors import CheckpointError, FileError, NumericsError
 from frolic.io.safetensors import load, read_header
 from tiny import write_tiny_folder
+from tiny_wan import write_tiny_wan
 
 LAYERS = ("attn1.to_q", 32, 32), ("attn1.to_k", 32, 32), ("attn2.to_out.0", 32, 32), ("ff.conv_inverted", 160, 32)
 WEIGHTS = Path("transformer") / "diffusion_pytorch_model.safetensors"
@@ -125,15 +124,33 @@ def test_a_model_is_replaced_only_when_asked_and_never_by_itself(
         merge(own_folder, pair, own_folder, force=True)
 
 
-def test_a_model_of_two_experts_is_not_merged_by_half(
-    tiny_folder: Path, tmp_path: Path, pair: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def open_two(path: Path, known: Any) -> Any:
-        folder = open_folder(path, known)
-        both = {**folder.components, "transformer_2": folder.components["transformer"]}
-        return replace(folder, components=both)
+def test_each_of_two_experts_gets_what_is_for_it(tmp_path: Path) -> None:
+    model = write_tiny_wan(tmp_path / "model", "t2v-two")
+    sources = {}
+    for name, seed in (("x-high-noise", 1), ("x-low-noise", 2), ("both", 3)):
+        generator = torch.Generator().manual_seed(seed)
+        transformer = load(model / WEIGHTS)
+        rows, columns = transformer["blocks.0.attn1.to_q.weight"].shape
+        key = "transformer.blocks.0.attn1.to_q"
+        tensors = {
+            f"{key}.lora_A.weight": torch.randn(2, columns, generator=generator),
+            f"{key}.lora_B.weight": torch.randn(rows, 2, generator=generator),
+        }
+        save(tensors, tmp_path / f"{name}.safetensors")
+        sources[name] = str(tmp_path / f"{name}.safetensors")
 
-    monkeypatch.setattr("frolic.convert.merged.open_folder", open_two)
-    with pytest.raises(RequestError, match="has two experts"):
-        merge(tiny_folder, pair, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    def clip(folder: Path, loras: dict[str, float]) -> Tensor:
+        given: Any = {"seed": 3, "steps": 6, "frames": 5, "height": 32, "width": 32, "output": "tensor"}
+        pixels = frolic.load(folder, device="cpu", dtype="float32")("two dogs", loras=loras, **given).pixels
+        assert pixels is not None
+        return pixels
+
+    parts = [(sources["x-high-noise"], 0.8), (sources["x-low-noise"], 0.5), (sources["both"], 0.3)]
+    done = merge(model, parts, tmp_path / "merged", dtype="float32")
+    assert done.names == ("x-high-noise", "both", "x-low-noise") and done.layers == 2
+    blended = clip(model, dict(parts))
+    assert (clip(model, {}) - blended).abs().max() > 1e-3
+    torch.testing.assert_close(clip(tmp_path / "merged", {}), blended, rtol=0, atol=5e-4)
+    done = merge(model, parts[1:2], tmp_path / "low")
+    assert (tmp_path / "low" / WEIGHTS).read_bytes() == (model / WEIGHTS).read_bytes(), "the other one is as it was"
+    torch.testing.assert_close(clip(tmp_path / "low", {}), clip(model, dict(parts[1:2])), rtol=0, atol=5e-4)

@@ -190,8 +190,8 @@ def _shards(job: Job, limit: int) -> list[list[str]]:
     return groups
 
 
-def copy_rest(base: ModelFolder, out: Path, part: str) -> None:
-    """Copy to ``out`` all of ``base`` but ``part``: other parts, tokenizer, scheduler, and what describes the whole.
+def copy_rest(base: ModelFolder, out: Path, *parts: str) -> None:
+    """Copy to ``out`` all of ``base`` but ``parts``: other parts, tokenizer, scheduler, and what describes the whole.
 
     Weights that ``base`` has in half precision only lose that from their names, so that every program finds them.
 
@@ -206,7 +206,7 @@ def copy_rest(base: ModelFolder, out: Path, part: str) -> None:
                 if file.is_file() and file.suffix in (".json", ".model", ".txt", ".jinja"):
                     shutil.copyfile(file, out / name / file.name)
         for name, component in base.components.items():
-            if name == part:
+            if name in parts:
                 continue
             (out / name).mkdir()
             shutil.copyfile(base.path / name / CONFIG, out / name / CONFIG)
