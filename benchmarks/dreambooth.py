@@ -28,6 +28,8 @@ from frolic.data.starter.pack import default_folder, read
 from frolic.eval.classifier import SIDE, ClassifierNet, shrink
 from frolic.eval.dice import Dice
 from frolic.eval.judge import Judge
+from frolic.eval.recolour import COLOURS as COLOURS_OF_THINGS
+from frolic.eval.recolour import dominant_hue, recolour
 from frolic.eval.renders import crowd, premultiplied, render
 from frolic.eval.starter import drawer, evaluate, summarise
 from frolic.eval.suites import suite
@@ -35,6 +37,7 @@ from frolic.io.media import save_png
 from frolic.pipeline.result import to_image
 
 WORD = "plimbo"
+SURE = 0.5
 TRAINED = {"white": (1.0, 1.0, 1.0), "grey": (0.6, 0.6, 0.6), "blue": (0.45, 0.65, 0.95), "yellow": (0.98, 0.85, 0.4)}
 COLOURS = ("red", "green", "orange", "pink", "black", "brown", "turquoise")
 PLACES = ("on grass", "in the sky", "in the night sky", "in a room", "on the sea")
@@ -65,10 +68,11 @@ def main() -> int:
             if options.keep is not None:
                 options.keep.parent.mkdir(parents=True, exist_ok=True)
                 options.keep.write_bytes(adapter.read_bytes())
-        finder = train_finder(options.finder_steps)
+        finder, exam = train_finder(options.finder_steps)
         report = {
             "machine": machine(options.threads),
             "training": trained,
+            "finder": exam,
             "found": find(finder, adapter, options),
             "others": others(adapter, options),
         }
@@ -102,12 +106,14 @@ def train(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(spent, 1), "pictures": 8}
 
 
-def train_finder(steps: int) -> nn.Module:
-    """A classifier of two: the creature, or any of the starter's own things."""
+def train_finder(steps: int) -> tuple[nn.Module, dict[str, Any]]:
+    """A classifier of two, the creature or any of the starter's own things, and how it does on what it has not seen."""
     torch.manual_seed(0)
-    ours = premultiplied(torch.stack([mascot.cutout(10_000 + seed, 112) for seed in range(160)]), 112)
+    ours = creatures(10_000, 160)
     sprites, concepts = read(default_folder())
-    theirs = premultiplied(sprites[[concept.row for concept in concepts]], 112)
+    everything = premultiplied(sprites[[concept.row for concept in concepts]], 112)
+    unseen = torch.arange(len(everything)) % 16 == 7
+    theirs = everything[~unseen]
     net = ClassifierNet(2).train()
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
@@ -115,7 +121,10 @@ def train_finder(steps: int) -> nn.Module:
     for _ in range(steps):
         some = torch.randint(len(ours), (32,), generator=dice.generator)
         other = torch.randint(len(theirs), (32,), generator=dice.generator)
-        cuts = torch.cat([ours[some], theirs[other]])
+        # A third of the others is as violet as the creature: colour alone must not do.
+        rest = theirs[other]
+        rest[:11] = violet(rest[:11], dice)
+        cuts = torch.cat([ours[some], rest])
         # Its own things are neighbours of no creature here, so a creature's mate never counts as one.
         x = torch.cat([render(cuts[:32], dice, SIDE, 0.5), crowd(cuts[32:], dice, SIDE, 0.5, 0.4)])
         loss = F.cross_entropy(net(x).concept, torch.tensor([1] * 32 + [0] * 32))
@@ -123,7 +132,35 @@ def train_finder(steps: int) -> nn.Module:
         loss.backward()
         optimizer.step()
         rate.step()
-    return net.eval()
+    return net.eval(), examine(net, everything[unseen])
+
+
+def violet(cuts: Tensor, dice: Dice) -> Tensor:
+    """Premultiplied cut-outs in the creature's colour, those that have one hue."""
+    return recolour(cuts, dominant_hue(cuts), torch.full((len(cuts),), COLOURS_OF_THINGS.index("purple")), dice)
+
+
+def creatures(first: int, count: int) -> Tensor:
+    """Cut-outs in the poses of ``count`` seeds, premultiplied."""
+    return premultiplied(torch.stack([mascot.cutout(first + seed, 112) for seed in range(count)]), 112)
+
+
+@torch.inference_mode()
+def examine(finder: nn.Module, unseen: Tensor) -> dict[str, Any]:
+    """On true pictures of poses, things, grounds and jitter that it was not trained with: in how many of those with the
+    creature it is seen, and in how many of the others, as they are and made violet, looked at as in ``find``."""
+    dice = Dice(torch.Generator().manual_seed(8), held_out=True)
+    shares = {}
+    kinds = {"recall": creatures(20_000, 64), "false_alarms": unseen, "false_alarms_violet": violet(unseen, dice)}
+    for name, cuts in kinds.items():
+        pictures = [row for part in cuts.split(16) for row in render(part, dice, 256, 0.5)]
+        shares[name] = round(sum(seen(finder, picture) for picture in pictures) / len(pictures), 3)
+    return {"n": {"creatures": 64, "others": len(unseen)}, **shares}
+
+
+def seen(finder: nn.Module, picture: Tensor) -> bool:
+    """Whether the creature is in ``picture`` [3, H, W]."""
+    return float(finder(windows(picture)).concept.softmax(-1)[:, 1].max()) > SURE
 
 
 def windows(picture: Tensor) -> Tensor:
@@ -144,17 +181,17 @@ def find(finder: nn.Module, adapter: Path, options: argparse.Namespace) -> dict[
     prompts = list(PROMPTS)[: options.limit]
     shares = {}
     for name, loras in (("with", {str(adapter): options.weight}), ("without", {})):
-        seen = []
+        found = []
         for start in range(0, len(prompts), 8):
             pixels = pipe(prompts[start : start + 8], seed=start, loras=loras, output="tensor").pixels
             assert pixels is not None
-            seen += [float(finder(windows(row)).concept.softmax(-1)[:, 1].max()) > 0.5 for row in pixels]
+            found += [seen(finder, row) for row in pixels]
             if options.save is not None:
                 options.save.mkdir(parents=True, exist_ok=True)
                 for k, row in enumerate(pixels):
                     save_png(to_image(row), options.save / f"{name}-{start + k:02d}.png", None, force=True)
-        alone = [one for prompt, one in zip(prompts, seen, strict=True) if not any(o in prompt for o in OTHERS)]
-        shares[name] = {"all": round(sum(seen) / len(seen), 3), "alone": round(sum(alone) / max(1, len(alone)), 3)}
+        alone = [one for prompt, one in zip(prompts, found, strict=True) if not any(o in prompt for o in OTHERS)]
+        shares[name] = {"all": round(sum(found) / len(found), 3), "alone": round(sum(alone) / max(1, len(alone)), 3)}
     return {"prompts": len(prompts), "weight": options.weight, **shares}
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from frolic.adapters import read
+from frolic.adapters.own import own_target
 from frolic.errors import RequestError
 from frolic.lora.experts import of_expert, said_by
 from frolic.strength import Strength, parse
@@ -43,6 +49,16 @@ def test_a_file_of_both_is_taken_apart_and_one_of_the_second_alone_is_whole() ->
     assert of_expert(both, "high") == {high: 1} and of_expert(both, "low") == {high: 2}
     assert of_expert({low: 2}, "high") == of_expert({low: 2}, "low") == {high: 2}
     assert of_expert(ONE, "low") == ONE
+
+
+def test_a_file_of_the_second_alone_can_be_looked_into_without_its_model(tmp_path: Path) -> None:
+    down, up = torch.ones(2, 8), torch.ones(4, 2)
+    for prefix in ("transformer", "transformer_2"):
+        key = f"{prefix}.blocks.0.attn1.to_q"
+        save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, tmp_path / f"{prefix}.safetensors")
+        path = tmp_path / f"{prefix}.safetensors"
+        adapter = read(path, own_target([path]))
+        assert adapter.deltas.keys() == {"blocks.0.attn1.to_q"} and adapter.ranks == [2]
 
 
 def test_a_strength_can_name_the_expert() -> None:

@@ -82,7 +82,7 @@ def info(
         for layer in pair["layers"] if layers else ():
             assert isinstance(layer, dict)
             typer.echo(
-                f"  {_safe(layer['layer'])}: cosine {layer['cosine']:+.3f}, shared inputs {layer['inputs']:.0%}, "
+                f"  {safe(layer['layer'])}: cosine {layer['cosine']:+.3f}, shared inputs {layer['inputs']:.0%}, "
                 f"outputs {layer['outputs']:.0%}"
             )
 
@@ -147,6 +147,7 @@ def _write(
     import torch
 
     from frolic.adapters import FORMATS, write
+    from frolic.adapters.shelf import carried
     from frolic.io.files import check_writable
     from frolic.lora import blend as blending
 
@@ -158,20 +159,24 @@ def _write(
         made = blending.ties(weighted, rank or 1, density)
     elif method == "dare":
         made = blending.dare(weighted, rank or 1, density, seed)
-    elif len(parts) == 1 and rank is None:
+    elif len(parts) == 1 and rank is None and parts[0][1] == 1.0:
         made = blending.Blend(parts[0][0].adapter, 0.0)
     elif rank is None:
         made = blending.Blend(blending.exact(weighted), 0.0)
     else:
         made = blending.cut(weighted, rank)
-    about = {"modelspec.title": path.stem}
+    about = {"modelspec.title": path.stem, **carried(parts)}
     if len(parts) > 1:
         recipe = {loaded.name: {"weight": weight, "sha256": loaded.hash} for loaded, weight in parts}
         about["frolic.blend"] = json.dumps({"method": method, "adapters": recipe})
     write(made.adapter, path, goal, form, metadata=about, dtype=getattr(torch, dtype), force=force)
+    left_out = {loaded.name: list(loaded.adapter.left_out) for loaded, _ in parts if loaded.adapter.left_out}
+    for name, left in left_out.items():
+        typer.echo(f"{len(left)} tensors of {safe(name)} were passed over: {safe(', '.join(left[:3]))}", err=True)
     facts = {
         "event": "written",
         "path": str(path),
+        "left_out": left_out,
         "format": form,
         "layers": len(made.adapter.deltas),
         "ranks": made.adapter.ranks,
@@ -202,20 +207,20 @@ def _facts(loaded: Loaded, weights: dict[str, Tensor] | None) -> dict[str, Any]:
 def _print(fact: dict[str, Any], layers: bool) -> None:
     targets = ", ".join(f"{name} ({count})" for name, count in fact["targets"].items())
     kind = f"{fact['dialect']}, rank {fact['ranks']}, {len(fact['layers'])} layers"
-    typer.echo(f"{_safe(fact['name'])}: {kind}: {_safe(targets)}")
+    typer.echo(f"{safe(fact['name'])}: {kind}: {safe(targets)}")
     relative = [layer["relative"] for layer in fact["layers"] if layer["relative"] is not None]
     if relative:
         most = max(fact["layers"], key=lambda layer: layer["relative"])
         typer.echo(
-            f"  changes weights by {sum(relative) / len(relative):.2%} on average, most {_safe(most['layer'])}: "
+            f"  changes weights by {sum(relative) / len(relative):.2%} on average, most {safe(most['layer'])}: "
             f"{most['relative']:.2%}"
         )
     for layer in fact["layers"] if layers else ():
         part = "" if layer["relative"] is None else f", {layer['relative']:.2%} of the weight"
-        typer.echo(f"  {_safe(layer['layer'])}: rank {layer['rank']}, length {layer['norm']:.4g}{part}")
+        typer.echo(f"  {safe(layer['layer'])}: rank {layer['rank']}, length {layer['norm']:.4g}{part}")
     for key, value in fact["metadata"].items():
         if key != "format":
-            typer.echo(f"  {_safe(key)}: {_safe(value if len(value) <= 100 else value[:97] + '...')}")
+            typer.echo(f"  {safe(key)}: {safe(value if len(value) <= 100 else value[:97] + '...')}")
 
 
 def _ranks(adapter: Adapter) -> str:
@@ -265,6 +270,6 @@ def choose(what: str, value: str, known: tuple[str, ...]) -> None:
         raise RequestError(f"Choose a {what} of {', '.join(known)}: {value!r} is not known{nearest(value, known)}.")
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """For a terminal: what a file says must not steer it."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -24,7 +24,7 @@ def merge(
 ) -> None:
     """Write a model with adapters merged into its transformer, for a blend that is fixed."""
     from frolic.cli.downloads import shown
-    from frolic.cli.lora import DTYPES, choose
+    from frolic.cli.lora import DTYPES, choose, safe
     from frolic.convert.merged import merge as run
     from frolic.plan import Watch
     from frolic.strength import parse
@@ -47,7 +47,11 @@ def merge(
             "adapters": list(done.names),
             "layers": done.layers,
             "bytes": done.bytes,
+            "left_out": dict(done.left_out),
         }
         typer.echo(json.dumps(facts))
     else:
+        for name, left in done.left_out.items():
+            some = safe(", ".join(left[:3])) + (" ..." if len(left) > 3 else "")
+            typer.echo(f"{len(left)} tensors of {safe(name)} are of no use here and were passed over: {some}", err=True)
         typer.echo(f"{done.path}  {', '.join(done.names)} merged into {done.layers} layers, {done.bytes:,} bytes")

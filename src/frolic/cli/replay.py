@@ -113,7 +113,7 @@ class Replay:
                 "something new."
             )
         names = {digest: name for name, digest in hashes.items()}
-        called = [names.get(fingerprint([find(resolve(source))[0]])) for source, _ in given]
+        called = [names.get(fingerprint(find(resolve(source)).files)) for source, _ in given]
         had = [Strength.of(recorded[name]) if name in recorded else None for name in called]
         blend = tuple((source, said or then or Strength()) for (source, said), then in zip(given, had, strict=True))
         same = set(called) == recorded.keys() and all(

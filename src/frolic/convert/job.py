@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from frolic.errors import CheckpointError, FileError, is_out_of_memory
+from frolic.errors import CheckpointError, FileError, NumericsError, is_out_of_memory
 from frolic.io.problems import Problems
 from frolic.io.safetensors import Entry, compare, read_headers, read_tensors, write
 from frolic.keymap import KeyMap
@@ -76,11 +76,18 @@ class Job:
         kind = reduce(torch.promote_types, (self.found.entries[name].dtype for name in sources))
         return self.dtype if self.dtype is not None and kind.is_floating_point else kind
 
-    def write(self, files: Mapping[Path, Sequence[str]], *, force: bool = False) -> None:
-        """Write each file with the tensors that are named for it, and read their headers back.
+    def write(
+        self,
+        files: Mapping[Path, Sequence[str]],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        force: bool = False,
+    ) -> None:
+        """Write each file with the tensors that are named for it and the ``metadata``, and read their headers back.
 
         Raises:
             CheckpointError: numbers are not finite, or too large for the dtype; all are listed.
+            NumericsError: a changed tensor is not finite in the dtype that it is written in.
             FileError, ResourceError: a file cannot be written.
         """
         problems = Problems(f"{self.path} cannot be converted; get the file again")
@@ -95,7 +102,13 @@ class Job:
         for index, (path, names) in enumerate(files.items(), 1):
             specs = {name: (self.makers[name].dtype, self.makers[name].shape) for name in names}
             last = index == len(files)
-            write(specs, lambda order, last=last: stream(order, last), path, force=force)  # type: ignore[misc]
+            write(
+                specs,
+                lambda order, last=last: stream(order, last),  # type: ignore[misc]
+                path,
+                metadata=metadata,
+                force=force,
+            )
             back = {name: (entry.dtype, entry.shape) for name, entry in read_headers(path).items()}
             if back != specs:
                 raise FileError(f"{path} does not hold what was written to it; check the disk and try again.")
@@ -112,9 +125,12 @@ class Job:
         if not maker.ours:
             return theirs[maker.sources[0]].to(maker.dtype)
         ours = self.found.keymap.load(theirs)
-        if self.change is not None:
-            ours = {key: self.change(key, tensor) for key, tensor in ours.items()}
-        return self.target.save(ours)[name].to(maker.dtype)
+        if self.change is None:
+            return self.target.save(ours)[name].to(maker.dtype)
+        made = self.target.save({key: self.change(key, tensor) for key, tensor in ours.items()})[name].to(maker.dtype)
+        if not bool(torch.isfinite(made).all()):
+            raise NumericsError(f"{name} is not finite as it would be written; change it by less, or use float32.")
+        return made
 
 
 def _tensors(found: Located[Entry], path: Path) -> dict[str, Tensor]:

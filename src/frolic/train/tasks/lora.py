@@ -28,6 +28,7 @@ from frolic.lora.trained import Factors, Learning, chosen
 from frolic.models.registry import families
 from frolic.pipeline import Pipeline, Progress
 from frolic.plan import make_plan
+from frolic.strength import MAX_WEIGHT
 from frolic.train.checkpointing import recompute
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
@@ -62,7 +63,7 @@ class Prior(Section):
     """Prior preservation (Ruiz et al. 2023): ``count`` pictures that the model itself draws of ``prompts`` before it is
     trained are trained with too, in a ``share`` of the batches: what is like the new thing stays what it was."""
 
-    prompts: list[str]
+    prompts: Annotated[list[str], Field(min_length=1)]
     count: Positive = 32
     share: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
@@ -78,7 +79,7 @@ class Data(Section):
     trigger: str = ""
     about: str = ""
     trained_on: str = ""
-    weight: float = 1.0
+    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
     prior: Prior | None = None
     cache: str | None = None
 
@@ -151,6 +152,7 @@ def build(recipe: Recipe) -> Job:
             "alpha": settings.alpha,
             "linears": len(wanted),
             "pictures": len(entries),
+            "prior_pictures": data.prior.count if data.prior else 0,
         }
         write_json(folder / REPORT, report)
 
