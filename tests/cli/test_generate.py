@@ -88,7 +88,8 @@ def test_json_lines_tell_the_whole_story(draw: Command) -> None:
     assert ran.err == "" and ran.code == 0
     assert [event["event"] for event in events] == ["start", "step", "step", "note", "image", "done"]
     assert events[0]["seeds"] == [3] and events[0]["model"] == "tiny"
-    assert events[2] == {"event": "step", "step": 2, "total": 2}
+    assert events[1] == {"event": "step", "step": 1, "total": 2}
+    assert events[2] == {"event": "step", "step": 2, "total": 2, "eta_s": 0.0}
     assert "Drawn at 32x32" in events[3]["message"]
     assert events[4] == {"event": "image", "path": "frolic-a-red-panda-3.png", "seed": 3, "prompt": "a red panda"}
 

@@ -21,6 +21,7 @@ from frolic.data.motion import Clip, clips, render_clip
 from frolic.data.scenes import Cast
 from frolic.errors import ConfigError
 from frolic.io.home import home
+from frolic.plan import find_model
 from frolic.sampling.guidance import cfg, experts
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.prediction import flow
@@ -69,7 +70,8 @@ class Settings(FlowSettings):
 
 
 class Data(Section):
-    """``autoencoder`` and ``text`` are folders that hold ``vae`` and ``text_encoder`` with ``tokenizer``. ``clips`` of
+    """``autoencoder`` is a folder that holds ``vae``, ``text`` one with ``text_encoder`` and ``tokenizer``, or the name
+    of a model that has them. ``clips`` of
     ``frames`` at ``side`` squared pixels are composed and kept as latents; ``seed`` names a set of clips."""
 
     autoencoder: str
@@ -93,7 +95,7 @@ def build(recipe: Recipe) -> Job:
     # Alike at first: what one learns before it has seen much is of use to the other.
     nets = {EXPERTS[0]: first} | ({} if settings.boundary is None else {EXPERTS[1]: copy.deepcopy(first)})
     device = resolve_device(recipe.trainer.device)
-    autoencoder, texts = Path(data.autoencoder).expanduser(), Path(data.text).expanduser()
+    autoencoder, texts = Path(data.autoencoder).expanduser(), find_model(data.text)
     vae: Any
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
     if (data.frames - 1) % vae_config.frame_stride or data.side % vae_config.stride:
