@@ -104,6 +104,8 @@ def write_tiny_wan(folder: Path, kind: str = "t2v", *, seed: int = 0) -> Path:
     if kind.startswith("i2v"):
         index |= {"image_encoder": [None, None], "image_processor": [None, None]}
     write_json(folder / "model_index.json", index)
+    # The family's own size and length would take minutes.
+    write_json(folder / "frolic.json", {"family": "wan", "height": 32, "width": 32, "frames": 5, "steps": 3})
     return folder
 
 

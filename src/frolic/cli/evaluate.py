@@ -27,9 +27,12 @@ SeedOption = Annotated[int, typer.Option("--seed", "-s", help="Seed of the first
 
 def register(app: typer.Typer) -> None:
     """Add the ``eval`` commands."""
+    from frolic.cli.evaluate_video import starter_video
+
     evaluate = typer.Typer(no_args_is_help=True, help="Measure the quality of a model's pictures.")
     for name, command in (
         ("starter", starter),
+        ("starter-video", starter_video),
         ("fid", fid),
         ("reconstruction", reconstruction),
         ("sheet", sheet),
