@@ -38,7 +38,13 @@ def pack(tmp_path: Path) -> Path:
 
 def train(name: str, root: Path, pack: Path, *more: str) -> Path:
     jobs = built_in()
-    common = [f"output.folder={root}", f"data.pack={pack}", "trainer.steps=2", "trainer.device=cpu"]
+    common = [
+        "data.animated=none",
+        f"output.folder={root}",
+        f"data.pack={pack}",
+        "trainer.steps=2",
+        "trainer.device=cpu",
+    ]
     settings = AUTOENCODER if name.endswith("autoencoder") else VIDEO
     recipe = load_recipe(name, [*settings, *common, *more], environment="ci", jobs=jobs)
     outcome = Trainer(recipe, jobs.build(recipe)).run()

@@ -23,18 +23,21 @@ from frolic.data.starter.captions import with_article
 from frolic.data.starter.concepts import Concept
 from frolic.errors import RequestError
 
-MIX: Mapping[str, float] = {"one": 0.72, "two": 0.16, "still": 0.12}
-"""How often each kind of clip is trained with."""
+MIX: Mapping[str, float] = {"one": 0.5, "two": 0.12, "still": 0.1, "loop": 0.28}
+"""How often each kind of clip is trained with; ``loop`` only where there are loops."""
 _TRIES = 1000
 
 
 @dataclass(frozen=True)
 class Actor:
-    """``row`` in the sprites, of ``concept`` (an index), and what it does."""
+    """``row`` in the sprites, of ``concept`` (an index), and what it does. ``loop`` is a row of the animated cut-outs
+    instead, which begins with its frame ``phase``."""
 
     row: int
     concept: int
     move: Move
+    loop: int | None = None
+    phase: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,40 @@ class Clip:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Loops:
+    """The animated cut-outs: the row of each, by its concept's code, and phrases that say what it does, by code too."""
+
+    rows: Mapping[str, int]
+    verbs: Mapping[str, Sequence[str]]
+
+
 def clips(
-    concepts: Sequence[Concept] | Cast, count: int, seed: int, mix: Mapping[str, float] = MIX, start: int = 0
+    concepts: Sequence[Concept] | Cast,
+    count: int,
+    seed: int,
+    mix: Mapping[str, float] = MIX,
+    start: int = 0,
+    loops: Loops | None = None,
 ) -> list[Clip]:
     """Clips ``start`` to ``start + count`` to train with: kinds by ``mix``, no reserved combination. Clip k depends on
-    ``seed`` and k only (and on the concepts).
+    ``seed`` and k only (and on the concepts and ``loops``).
 
     Raises:
         RequestError: next to everything that the concepts allow is reserved.
     """
     cast = concepts if isinstance(concepts, Cast) else Cast(concepts)
-    kinds, weights = list(mix), list(mix.values())
+    kinds = [kind for kind in mix if kind != "loop" or loops is not None]
+    weights = [mix[kind] for kind in kinds]
+    looping = [] if loops is None else [n for n, concept in enumerate(cast.concepts) if concept.code in loops.rows]
     made = []
     for number in range(start, start + count):
         rng = Random(f"clip {seed} {number}")
         kind = rng.choices(kinds, weights)[0]
-        tries = (clip(cast, kind, rng) for _ in range(_TRIES))
+        tries = (
+            clip(cast, kind, rng) if kind != "loop" or loops is None else _looped(cast, looping, loops, rng)
+            for _ in range(_TRIES)
+        )
         found = next((one for one in tries if not is_reserved(one, cast.concepts)), None)
         if found is None:
             raise RequestError(f"these concepts allow no clip of kind {kind!r}: give more of them.")
@@ -102,22 +123,44 @@ def clip(cast: Cast, kind: str, rng: Random) -> Clip:
     raise RequestError(f"every caption of kind {kind!r} is longer than {phrases.LONGEST} words.")
 
 
-def render_clip(sprites_N4HW: Tensor, clip: Clip, height: int, width: int, frames: int) -> Tensor:
-    """``[3, T, H, W]`` of bytes."""
+def _looped(cast: Cast, looping: Sequence[int], loops: Loops, rng: Random) -> Clip:
+    """A thing that moves by itself, where it is."""
+    index = rng.choice(looping)
+    concept = cast.concepts[index]
+    stay = move("still", rng)
+    ground = _ground(cast, [index], rng)
+    name = concept.captions[0]
+    said = [f"{name} {verb}" for verb in loops.verbs.get(concept.code, ())]
+    texts = [rng.choice(said), name] if said else [f"{name} moving about", name]
+    texts.append(with_article(f"animated {phrases.bare(name)}"))
+    captions = [text.lower() for text in phrases.on_ground(texts, ground, rng) if len(text.split()) <= phrases.LONGEST]
+    actor = Actor(concept.row, index, stay, loops.rows[concept.code], rng.randrange(1 << 16))
+    return Clip("loop", (actor,), ground, tuple(captions or [name.lower()]), rng.getrandbits(32))
+
+
+def render_clip(
+    sprites_N4HW: Tensor, clip: Clip, height: int, width: int, frames: int, loops_NT4HW: Tensor | None = None
+) -> Tensor:
+    """``[3, T, H, W]`` of bytes. ``loops`` are the animated cut-outs, for clips that show them."""
     under = paint([clip.ground], [clip.seed], height, width)[0]
     picture = under[:, None].expand(-1, frames, -1, -1).clone()
     for actor in clip.actors:
         poses = [actor.move.at(number / max(1, frames - 1)) for number in range(frames)]
-        _stamp(picture, sprites_N4HW[actor.row], [(p.x, p.y, p.side, p.angle) for p in poses])
+        cuts = sprites_N4HW[actor.row][None]
+        if actor.loop is not None:
+            assert loops_NT4HW is not None
+            order = (actor.phase + torch.arange(frames)) % loops_NT4HW.shape[1]
+            cuts = loops_NT4HW[actor.loop][order]
+        _stamp(picture, cuts, [(p.x, p.y, p.side, p.angle) for p in poses])
     return (picture * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _stamp(picture_3THW: Tensor, sprite_4hw: Tensor, poses: Sequence[tuple[float, float, float, float]]) -> None:
-    """Draw a sprite over every frame, at its place, size and angle there, in place."""
+def _stamp(picture_3THW: Tensor, cuts_T4hw: Tensor, poses: Sequence[tuple[float, float, float, float]]) -> None:
+    """Draw a cut-out, or one for each frame, over every frame, at its place, size and angle there, in place."""
     _, frames, height, width = picture_3THW.shape
     short = min(height, width)
-    rgba = sprite_4hw.float() / 255
-    layer = torch.cat([rgba[:3] * rgba[3:], rgba[3:]])[None]
+    rgba = cuts_T4hw.float() / 255
+    layer = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
     # Sampling takes four points of the sprite: first it is made about as small as it is drawn at most.
     largest = max(side for _, _, side, _ in poses) * short
     if layer.shape[-1] > 1.3 * largest:

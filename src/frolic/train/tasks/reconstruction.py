@@ -24,6 +24,7 @@ from frolic.train.tasks.component import (
     ModelSection,
     component_spec,
     load_weights,
+    open_loops,
     open_pack,
     sections,
     training_mix,
@@ -40,11 +41,14 @@ class Settings(ReconstructionWeights):
 
 class Data(Section):
     """``pack``: the packed sprites' folder, where ``frolic data starter`` wrote it if not set. ``side`` in pixels.
-    ``mix``: the shares of the kinds of scenes. ``frames`` above 1: clips, of cut-outs that move, instead of scenes."""
+    ``mix``: the shares of the kinds of scenes. ``frames`` above 1: clips, of cut-outs that move, instead of scenes,
+    and of what is in ``animated``, where ``frolic data starter-video`` wrote it if not set; ``none`` is none of those.
+    """
 
     pack: str | None = None
     side: Positive
     frames: Positive = 1
+    animated: str | None = None
     mix: Mix = Field(default_factory=training_mix)
     previews: Positive = 16
 
@@ -61,7 +65,7 @@ def build(recipe: Recipe) -> Job:
     source = (
         ComposedPictures(sprites, Cast(concepts), data.side, data.mix)
         if data.frames == 1
-        else ComposedClips(sprites, Cast(concepts), data.side, data.frames)
+        else ComposedClips(sprites, Cast(concepts), data.side, data.frames, *open_loops(data.animated))
     )
     shown = source.pictures(data.previews, torch.Generator().manual_seed(0))
     device = resolve_device(recipe.trainer.device)

@@ -37,6 +37,7 @@ from frolic.train.tasks.component import (
     ModelSection,
     component_spec,
     load_weights,
+    open_loops,
     open_pack,
     pack_mark,
     read_component,
@@ -72,11 +73,13 @@ class Settings(FlowSettings):
 class Data(Section):
     """``autoencoder`` is a folder that holds ``vae``, ``text`` one with ``text_encoder`` and ``tokenizer``, or the name
     of a model that has them. ``clips`` of
-    ``frames`` at ``side`` squared pixels are composed and kept as latents; ``seed`` names a set of clips."""
+    ``frames`` at ``side`` squared pixels are composed and kept as latents; ``seed`` names a set of clips.
+    ``animated`` as in ``kind: reconstruction``."""
 
     autoencoder: str
     text: str
     pack: str | None = None
+    animated: str | None = None
     cache: str | None = None
     clips: Positive
     frames: Positive = 17
@@ -111,9 +114,10 @@ def build(recipe: Recipe) -> Job:
         "training set": pack_mark(sprites, concepts),
     }
     cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
-    shown = clips(Cast(concepts), data.clips, data.seed)
+    loops, films = open_loops(data.animated)
+    shown = clips(Cast(concepts), data.clips, data.seed, loops=loops)
     key = [marks["autoencoder"], marks["training set"], repr(shown), repr((data.side, data.frames))]
-    make = partial(_latents, sprites, shown, data, vae.to(device), device, recipe.trainer.prefetch)
+    make = partial(_latents, (sprites, films), shown, data, vae.to(device), device, recipe.trainer.prefetch)
     latents = cached(cache, key, make)["latents"]
     captions = [clip.captions for clip in shown]
     sentences = list(dict.fromkeys(text for each in captions for text in each))
@@ -189,14 +193,14 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _latents(
-    sprites: Tensor, shown: Sequence[Clip], data: Data, vae: Any, device: torch.device, prefetch: int
+    cuts: tuple[Tensor, Tensor | None], shown: Sequence[Clip], data: Data, vae: Any, device: torch.device, prefetch: int
 ) -> dict[str, Tensor]:
     """``latents`` [V, C, t, h, w] in half precision, in the transformer's scale."""
     parts = []
 
     def pixels(number: int) -> Tensor:
         some = shown[number * _AT_ONCE : (number + 1) * _AT_ONCE]
-        made = [render_clip(sprites, clip, data.side, data.side, data.frames) for clip in some]
+        made = [render_clip(cuts[0], clip, data.side, data.side, data.frames, cuts[1]) for clip in some]
         return torch.stack(made).float() / 127.5 - 1
 
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
