@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import frolic
-from frolic.errors import CheckpointError
+from frolic.errors import CheckpointError, RequestError
 from frolic.io.safetensors import load
 from frolic.models.text import UMT5Config, umt5_keys, umt5_original_keys
 from frolic.models.wan import WanConfig, diffusers_keys, original_keys
@@ -97,3 +97,14 @@ def test_image_models_of_wan21_are_refused_with_the_reason(folder: Path) -> None
     path.write_text(json.dumps({**config, "image_dim": 1280, "added_kv_proj_dim": 5120}))
     with pytest.raises(CheckpointError, match="image_dim is 1280"):
         frolic.load(folder)
+
+
+def test_a_controlnet_is_for_other_models(folder: Path, tiny_folder: Path) -> None:
+    with pytest.raises(RequestError, match="have no controlnet"):
+        frolic.load(folder, controlnet=tiny_folder)
+
+
+def test_another_autoencoder(folder: Path, tmp_path: Path) -> None:
+    other = write_tiny_wan(tmp_path / "other", seed=5)
+    assert not torch.equal(drawn(folder, vae=other), drawn(folder))
+    assert torch.equal(drawn(folder, vae=folder / "vae"), drawn(folder))

@@ -165,6 +165,8 @@ def make_plan(
         ("vae", vae),
     ):
         if given is not None:
+            if name not in specs:
+                raise RequestError(f"Models like {folder.name} ({folder.family.name}) have no {name}; leave it out.")
             place = find_model(given, watch, [name])
             loose[name] = _one_file(name, place, folder, notes) if place.is_file() else _loose(name, specs[name], place)
     known, alike = _published(folder, model, loose.get("transformer"))
