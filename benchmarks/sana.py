@@ -119,7 +119,7 @@ def _memory(name: str, stage: str, dtype: str, options: argparse.Namespace) -> f
 
 def transformer(names: tuple[str, ...], dtype: torch.dtype, options: argparse.Namespace) -> dict[str, Work]:
     """One step with guidance: a batch of two, the text prepared once, as in a request."""
-    from frolic.models.sana import SanaConfig, SanaContext, SanaTransformer, diffusers_keys
+    from frolic.models.sana import SanaConfig, SanaTransformer, TextContext, diffusers_keys
 
     config = SanaConfig.from_json(TRANSFORMER)
     state = filled(lambda: SanaTransformer(config))
@@ -141,7 +141,7 @@ def transformer(names: tuple[str, ...], dtype: torch.dtype, options: argparse.Na
         # As a request prepares them: the empty text is one token, the prompt is padded to the next 32.
         width = -(-WORDS // 32) * 32
         free = ours.context(text[:1, :1], mask[:1, :1])
-        context = SanaContext.joined([free, ours.context(text[1:, :width], mask[1:, :width])])
+        context = TextContext.joined([free, ours.context(text[1:, :width], mask[1:, :width])])
         works["frolic"] = lambda: ours.denoise(x, t, context)
     return works
 

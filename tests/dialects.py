@@ -122,6 +122,40 @@ def comfy(given: Factors) -> tuple[dict[str, Tensor], dict[str, str]]:
     return out, {}
 
 
+def ai_toolkit(given: Factors) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The authors' names with PEFT's endings, of scaled factors: it writes no alpha, which is the rank then."""
+    out: dict[str, Tensor] = {}
+    for name, pair in fused(given).items():
+        down, up = shaped(name, *pair)
+        out[f"diffusion_model.{name}.lora_A.weight"] = down
+        out[f"diffusion_model.{name}.lora_B.weight"] = up * (ALPHA / RANK)
+    return out, {"software": '{"name": "ai-toolkit"}', "format": "pt"}
+
+
+def ai_toolkit_dotted(given: Factors) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The same in diffusers' names: which of both it is depends on the model."""
+    return folded(given)[0], ai_toolkit(given)[1]
+
+
+def ai_toolkit_lokr(given: Factors) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Kronecker products under diffusers' dotted names, with their alphas."""
+    out = {}
+    for name, (down, up) in given.items():
+        key = f"transformer.{name}"
+        out[f"{key}.lokr_w1"], out[f"{key}.lokr_w2_a"], out[f"{key}.lokr_w2_b"] = torch.ones(1, 1), up, down
+        out[f"{key}.alpha"] = torch.tensor(ALPHA)
+    return out, ai_toolkit(given)[1]
+
+
+def ai_toolkit_lokr_flat(given: Factors) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As older versions wrote them: the dots of diffusers' names are underscores."""
+    flat = {}
+    for key, tensor in ai_toolkit_lokr(given)[0].items():
+        module, _, kind = key.removeprefix("transformer.").rpartition(".")
+        flat[f"lycoris_{module.replace('.', '_')}.{kind}"] = tensor
+    return flat, ai_toolkit(given)[1]
+
+
 def _flat(given: Factors, prefix: str) -> dict[str, Tensor]:
     out = {}
     for name, pair in given.items():
@@ -187,8 +221,8 @@ def loha(given: Factors) -> tuple[dict[str, Tensor], dict[str, str]]:
 DIALECTS: Mapping[str, Callable[[Factors], tuple[dict[str, Tensor], dict[str, str]]]] = {
     each.__name__: each
     for each in (
-        diffusers, diffusers_alpha_tensors, folded, comfy, kohya, kohya_of_diffusers, videox, full_difference, lokr,
-        loha,
+        diffusers, diffusers_alpha_tensors, folded, comfy, ai_toolkit, kohya, kohya_of_diffusers, videox,
+        full_difference, lokr, loha, ai_toolkit_dotted, ai_toolkit_lokr, ai_toolkit_lokr_flat,
     )
 }  # fmt: skip
 

@@ -164,8 +164,8 @@ def test_nan_weights(command: Command, own_folder: Path) -> None:
 
 def test_a_foreign_folder(command: Command, tmp_path: Path, own_folder: Path) -> None:
     refused(command("a red panda", "-m", tmp_path), 3, "model_index.json")
-    (own_folder / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
-    refused(command("a red panda", "-m", own_folder), 3, "WanPipeline")
+    (own_folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    refused(command("a red panda", "-m", own_folder), 3, "FluxPipeline")
     (own_folder / "model_index.json").write_text("{")
     refused(command("a red panda", "-m", own_folder), 3, "not valid JSON")
 

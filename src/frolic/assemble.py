@@ -55,6 +55,7 @@ def assemble(plan: BuildPlan) -> Pipeline:
         transformer=held["transformer"],
         vae=held["vae"],
         text_encoder=held["text_encoder"],
+        transformer_2=held.get("transformer_2"),
         controlnet=held.get("controlnet"),
         tokenizer=tokenizer,
         defaults=plan.defaults,
@@ -73,13 +74,13 @@ def _lora_reader(plan: BuildPlan) -> Read:
     part = plan.parts["transformer"]
     targets: list[Any] = []
 
-    def read(source: str, transformer: nn.Module) -> Loaded:
+    def read(source: str, transformer: nn.Module, expert: str) -> Loaded:
         from frolic.adapters import load as load_adapter
         from frolic.adapters import target
 
         if not targets:
             targets.append(target(part.spec, part.config, transformer))
-        return load_adapter(source, targets[0])
+        return load_adapter(source, targets[0], allow_partial=plan.allow_partial, expert=expert)
 
     return read
 
@@ -151,13 +152,22 @@ def _build_part(part: Part) -> nn.Module:
         ) from error
 
 
+def _dtype_of(part: Part) -> Callable[[str], torch.dtype]:
+    """Which dtype a tensor, by its name in the file, has in memory."""
+
+    def dtype(name: str) -> torch.dtype:
+        return torch.float32 if part.spec.precise(part.keymap.ours(name)) else part.dtype
+
+    return dtype
+
+
 @lasting()
 def read_into(plan: BuildPlan, modules: dict[str, nn.Module]) -> None:
     """Read every part's weights into its module, cast and moved; nothing asks for gradients."""
     problems = Problems(f"The weights in {plan.path} cannot be used; get its files again")
     for name, part in plan.parts.items():
         wanted = part.keymap.wanted(part.entries)
-        theirs = read_tensors(wanted, problems, dtype=part.dtype, device=plan.device, where=f"{name}: ")
+        theirs = read_tensors(wanted, problems, dtype=_dtype_of(part), device=plan.device, where=f"{name}: ")
         modules[name].load_state_dict(part.keymap.load(theirs), strict=True, assign=True)
         modules[name].requires_grad_(False).eval()
         if part.spec.channels_last:

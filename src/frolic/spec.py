@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from frolic.keymap import KeyMap
+from frolic.types import Compat
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class ComponentSpec:
     ``layouts`` are key maps of other namings that such a part is published in, by name (``original``). A file in one
     of them has no config: ``guess`` finds it from the names and shapes (``{name: shape}``) of the tensors.
     ``channels_last`` is the memory format that a part of convolutions is fastest in. ``fuse`` lets a part compute in
-    fewer, larger steps while it is trained in bfloat16 on the CPU, and says whether it could.
+    fewer, larger steps while it is trained in bfloat16 on the CPU, and says whether it could. ``precise`` says of one
+    of our tensors, by name, that it stays float32 whatever the part's dtype is.
     """
 
     class_names: tuple[str, ...]
@@ -34,6 +36,32 @@ class ComponentSpec:
     guess: Callable[[Mapping[str, tuple[int, ...]]], Any] | None = None
     channels_last: bool = False
     fuse: Callable[[nn.Module], bool] | None = None
+    precise: Callable[[str], bool] = lambda name: False
+
+
+def either(*specs: ComponentSpec) -> ComponentSpec:
+    """A part that is of one kind or another, which its config tells; a file without one is taken for the first.
+
+    Each kind's config is of a class of its own.
+    """
+
+    def of(raw: Mapping[str, Any]) -> ComponentSpec:
+        names = {raw.get("_class_name"), *(raw.get("architectures") or ())}
+        return next((spec for spec in specs if names & {*spec.class_names}), specs[0])
+
+    kinds: dict[type, ComponentSpec] = {type(spec.configure({})): spec for spec in specs}
+    layouts = {name for spec in specs for name in spec.layouts}
+
+    def layout(name: str) -> Callable[[Any], KeyMap]:
+        return lambda config: kinds[type(config)].layouts.get(name, kinds[type(config)].keymap)(config)
+
+    return ComponentSpec(
+        class_names=tuple(name for spec in specs for name in spec.class_names),
+        configure=lambda raw: of(raw).configure(raw),
+        build=lambda config: kinds[type(config)].build(config),
+        keymap=lambda config: kinds[type(config)].keymap(config),
+        layouts=MappingProxyType({name: layout(name) for name in sorted(layouts)}),
+    )
 
 
 @dataclass(frozen=True)
@@ -46,7 +74,9 @@ class SamplingDefaults:
 
     ``frames`` above 1 makes it a model of videos, which play at ``fps``; how many frames one has is 1 and a multiple of
     ``frame_stride``. ``boundary``: the noise level (0 to 1) from which on, upwards, the first of two experts denoises,
-    and below it the second, with ``guidance_scale_2`` (None: that of the first).
+    and below it the second, with ``guidance_scale_2`` (None: that of the first). ``clean_first``: a given first frame
+    stands in the latents, at a noise level of zero. ``reading``: whose reading of texts (``Compat``) it is; with
+    ``spaces``, each run of white space is one and HTML's entities are characters.
     """
 
     height: int
@@ -67,11 +97,16 @@ class SamplingDefaults:
     frame_stride: int = 4
     boundary: float | None = None
     guidance_scale_2: float | None = None
+    clean_first: bool = False
+    reading: Compat = "diffusers"
+    spaces: bool = False
 
     @property
     def most_pixels(self) -> int:
         """How many pixels a picture may have whose size nobody asked for. With a table of sizes none is drawn larger
         than those, whatever it is brought to."""
+        if self.frames > 1:
+            return self.height * self.width
         return 2**31 if self.bin_base else 2 * self.height * self.width
 
 
@@ -104,7 +139,8 @@ class FamilySpec:
     ``optional`` ones are there or not, and can be given beside a model. ``adapt`` turns the configs of the components
     into the sampling defaults that follow from them. ``dtypes`` names, for each part that is not safe in all, those
     that are, the one to prefer first. ``native`` changes the defaults to what the authors' own code does where
-    diffusers differs.
+    diffusers differs. ``settings`` are entries of a ``model_index.json`` that say a sampling default, by its name.
+    ``misfits`` lists what keeps parts, by their configs, from working together: what it is about, and what is wrong.
     """
 
     name: str
@@ -116,3 +152,5 @@ class FamilySpec:
     adapt: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda configs: {}
     dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     native: Callable[[SamplingDefaults], SamplingDefaults] = lambda defaults: defaults
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    misfits: Callable[[Mapping[str, Any], SamplingDefaults], list[tuple[str, str]]] = lambda configs, defaults: []

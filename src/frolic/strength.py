@@ -11,6 +11,7 @@ from typing import Any
 from frolic.errors import RequestError
 
 BRANCHES = ("both", "cond", "uncond")
+TARGETS = ("auto", "high", "low", "all")
 MAX_WEIGHT = 100.0
 
 
@@ -20,7 +21,8 @@ class Strength:
 
     ``start`` and ``end``: between which shares of the steps it acts, 0 to 1. ``branch``: on the prompt's branch of
     guidance (``cond``), on the other one (``uncond``), or on ``both``. ``blocks``: the first and the last block that it
-    acts in; None is all of them, and what lies outside of blocks.
+    acts in; None is all of them, and what lies outside of blocks. ``target``: which expert of a model that has two it
+    changes, the one for much noise (``high``), the one for little (``low``) or ``all``; ``auto`` is what its file says.
 
     Raises:
         RequestError: listing everything that is none of this.
@@ -31,6 +33,7 @@ class Strength:
     end: float = 1.0
     branch: str = "both"
     blocks: tuple[int, int] | None = None
+    target: str = "auto"
 
     def __post_init__(self) -> None:
         problems = []
@@ -40,6 +43,8 @@ class Strength:
             problems.append(f"steps={self.start!r}-{self.end!r} are not two shares of 0 to 1, the lower one first")
         if self.branch not in BRANCHES:
             problems.append(f"branch={self.branch!r} is not {', '.join(BRANCHES[:-1])} or {BRANCHES[-1]}")
+        if self.target not in TARGETS:
+            problems.append(f"target={self.target!r} is not {', '.join(TARGETS[:-1])} or {TARGETS[-1]}")
         blocks = self.blocks
         if blocks is not None and not (
             isinstance(blocks, tuple) and len(blocks) == 2 and all(type(n) is int for n in blocks)
@@ -93,7 +98,7 @@ _RANGE = re.compile(r"([\d.]+)(?:-([\d.]+))?")
 
 
 def parse(text: str) -> tuple[str, Strength | None]:
-    """``SRC[:WEIGHT][,steps=A-B][,branch=B][,blocks=F-L]``: the source, and its strength where one is said.
+    """``SRC[:WEIGHT][,steps=A-B][,branch=B][,blocks=F-L][,target=T]``: the source, and its strength where one is said.
 
     A colon belongs to the source unless a number follows it and nothing else: ``C:\\glow`` and ``org/name`` are whole.
 
@@ -115,12 +120,12 @@ def parse(text: str) -> tuple[str, Strength | None]:
             fields["start"], fields["end"] = _float(found[1]), _float(found[2])
         elif key == "blocks" and found and found[1].isdecimal() and (found[2] or found[1]).isdecimal():
             fields["blocks"] = (int(found[1]), int(found[2] or found[1]))
-        elif key == "branch":
-            fields["branch"] = value
+        elif key in ("branch", "target"):
+            fields[key] = value
         else:
             raise RequestError(
-                f"{option!r} in --lora {text!r} is not steps=0-0.5, branch=cond or blocks=0-3; a comma cannot be part "
-                "of the file's name."
+                f"{option!r} in --lora {text!r} is not steps=0-0.5, branch=cond, blocks=0-3 or target=high; a "
+                "comma cannot be part of the file's name."
             )
     return source, Strength(**fields) if fields else None
 

@@ -6,9 +6,9 @@ B batch, C channels, T frames, H/W height and width, L tokens, S text tokens, D 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -70,6 +70,10 @@ class Perturb:
 
     layers: frozenset[int]
     rows: int
+
+
+Through: TypeAlias = Callable[[Sequence[Callable[[Any], Any]], Any], Any]
+"""``(blocks, state before the first) -> state after the last``: how a transformer's blocks are gone through."""
 
 
 @dataclass(frozen=True)

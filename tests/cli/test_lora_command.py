@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from dialects import save
 from frolic.errors import RequestError
 from frolic.io.media import read_record
+from frolic.io.safetensors import read_header
 from frolic.strength import Strength, parse
 
 Command = Callable[..., Any]
@@ -157,6 +158,54 @@ def test_blend_to_a_file(draw: Command, command: Command, tiny_folder: Path) -> 
     assert ran.code == 2 and "--rank" in ran.err
     ran = command("lora", "blend", "glow.safetensors:1,steps=0-0.5", "-o", "x.safetensors", "-m", tiny_folder)
     assert ran.code == 2 and "one weight" in ran.err
+
+
+def test_a_single_adapter_is_blended_at_its_weight(draw: Command, command: Command, tiny_folder: Path) -> None:
+    ran = command(
+        "lora", "blend", "glow.safetensors:0.5", "-o", "half.safetensors", "--dtype", "float32", "-m", tiny_folder
+    )
+    assert ran.code == 0, ran.err
+    draw("a cat", "-s", 1, "-o", "a.png", "--lora", "half.safetensors")
+    draw("a cat", "-s", 1, "-o", "b.png", "--lora", "glow.safetensors:0.5")
+    draw("a cat", "-s", 1, "-o", "c.png", "--lora", "glow.safetensors")
+    a, b, c = (pixels(f"{name}.png") for name in "abc")
+    assert max(abs(x - y) for x, y in zip(a, b, strict=True)) <= 1 and a != c
+
+
+def test_what_files_say_of_themselves_goes_along(command: Command, tiny_folder: Path) -> None:
+    said = {"ss_base_model_version": "tiny", "modelspec.trigger_phrase": "glowing", "frolic.weight": "0.6"}
+    save(load_file(adapter(Path("glow_high.safetensors"), 1)), Path("glow_high.safetensors"), said)
+    said = {"ss_base_model_version": "tiny", "modelspec.trigger_phrase": "dusky, dim", "frolic.weight": "0.9"}
+    save(load_file(adapter(Path("dusk.safetensors"), 2)), Path("dusk.safetensors"), said)
+    model = ("-m", tiny_folder)
+    assert command("lora", "convert", "glow_high.safetensors", "a.safetensors", *model).code == 0
+    assert (
+        command("lora", "blend", "glow_high.safetensors", "dusk.safetensors", "-o", "b.safetensors", *model).code == 0
+    )
+    assert command("lora", "blend", "dusk.safetensors:0.5", "-o", "c.safetensors", *model).code == 0
+    one, both, half = (read_header(Path(f"{name}.safetensors")).metadata for name in "abc")
+    assert (one["modelspec.trigger_phrase"], one["frolic.weight"]) == ("glowing", "0.6")
+    assert one["frolic.expert"] == "high", "its name said so, and the new one does not"
+    assert both["modelspec.trigger_phrase"] == "glowing, dusky, dim" and both["ss_base_model_version"] == "tiny"
+    assert not {"frolic.weight", "frolic.expert"} & (both.keys() | half.keys())
+
+
+def test_what_is_passed_over_is_told(command: Command, tiny_folder: Path) -> None:
+    tensors = load_file(adapter(Path("glow.safetensors"), 1))
+    save(
+        {**tensors, "diffusion_model.blocks.9.attn.proj.lora_down.weight": torch.ones(2, 32)}, Path("more.safetensors")
+    )
+    options = ("--allow-partial", "-m", tiny_folder)
+    for arguments in (
+        ("convert", "more.safetensors", "a.safetensors"),
+        ("blend", "more.safetensors", "glow.safetensors", "-o", "b.safetensors"),
+        ("explore", "more.safetensors", "--prompt", "a cat", "--steps-grid", "2x1", "--steps", 1, "-o", "g.png"),
+    ):
+        assert "blocks.9" in command("lora", *arguments, "-m", tiny_folder).err, "without it, it is refused"
+        ran = command("lora", *arguments, *options)
+        assert ran.code == 0 and "passed over: diffusion_model.blocks.9.attn.proj.lora_down.weight" in ran.err
+    ran = command("lora", "merge", tiny_folder, "more.safetensors", "-o", "merged", "--allow-partial")
+    assert ran.code == 0 and "1 tensors of more" in ran.err
 
 
 def test_explore_draws_a_grid(draw: Command, command: Command, tiny_folder: Path) -> None:

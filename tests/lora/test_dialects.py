@@ -32,6 +32,12 @@ def test_every_dialect_says_the_same(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(output(adapter, 0.7), wanted, rtol=0, atol=1e-5)
 
 
+def test_what_ai_toolkit_wrote_is_called_so(tmp_path: Path) -> None:
+    names = {read(write(tmp_path, name, factors()), goal()).dialect for name in DIALECTS if name.startswith("ai_")}
+    kinds = {"ComfyUI", "diffusers", "diffusers), LoKr", "LyCORIS), LoKr"}
+    assert names == {f"ai-toolkit ({kind}" + ("" if ")" in kind else ")") for kind in kinds}
+
+
 def test_a_peft_folder(tmp_path: Path) -> None:
     given = factors()
     adapter = read(write_peft_folder(tmp_path / "folder", given), goal())

@@ -93,7 +93,7 @@ def test_another_blend_reads_nothing_again(place: Path, monkeypatch: pytest.Monk
 
     pipe, reads = frolic.load(place / "model"), []
     true = adapters.load
-    monkeypatch.setattr(adapters, "load", lambda source, goal: (reads.append(source), true(source, goal))[1])
+    monkeypatch.setattr(adapters, "load", lambda source, goal, **options: (reads.append(source), true(source, goal))[1])
     pipe.loras = blend(place, a=0.6, b=0.4)
     first = draw(pipe, None)
     pipe.loras = blend(place, a=0.2, b=0.4)

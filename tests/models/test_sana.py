@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from frolic.models.sana import Perturb, SanaConfig, SanaContext, SanaTransformer
+from frolic.models.sana import Perturb, SanaConfig, SanaTransformer, TextContext
 from frolic.models.sana.positions import GridPositions
 
 
@@ -68,7 +68,7 @@ def test_a_replaced_linear_is_called_and_not_folded(net):
 def test_contexts_stack_and_select(net):
     x, t, text, mask = inputs(5)
     rows = [net.context(text[i : i + 1], mask[i : i + 1]) for i in range(2)]
-    stacked = SanaContext.cat(rows).rows(torch.tensor([1, 0]))
+    stacked = TextContext.cat(rows).rows(torch.tensor([1, 0]))
     assert torch.allclose(net.denoise(x, t, stacked), net(x, t, text.flip(0), mask.flip(0)), atol=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_texts_of_several_lengths_are_read_side_by_side(net, change):
     alone[0] = torch.tensor([True, False, False, False, False])
     short, long = net.context(text[:1, :1], alone[:1, :1]), net.context(text[1:], alone[1:])
     assert [len(kv) for kv in short.kv] == [1, 1], "reading a single token gives the same everywhere"
-    joined = SanaContext.joined([short, long])
+    joined = TextContext.joined([short, long])
     assert len(joined) == 2
     assert torch.allclose(net.denoise(x, t, joined), net(x, t, text, alone), atol=1e-5)
     with pytest.raises(AssertionError, match="selected before they are joined"):

@@ -13,11 +13,11 @@ from frolic.models.sana import (
     INJECTIONS,
     Perturb,
     SanaConfig,
-    SanaContext,
     SanaControlNet,
     SanaControlNetConfig,
     SanaState,
     SanaTransformer,
+    TextContext,
 )
 
 CONFIG = SanaConfig(
@@ -68,7 +68,7 @@ def in_written_order(base, net, x, t, text, mask, guidance, picture, scale):
 
     def through(block, tokens):
         contexts = [()] * block.index + [block.cross.project(caption)]
-        state = SanaState(tokens, modulation, time, SanaContext(tuple(contexts), mask), (rows, columns))
+        state = SanaState(tokens, modulation, time, TextContext(tuple(contexts), mask), (rows, columns))
         return block(state).x
 
     hidden = embedded(x)

@@ -10,10 +10,10 @@ import torch
 from frolic.models.sana import (
     Perturb,
     SanaConfig,
-    SanaContext,
     SanaControlNet,
     SanaControlNetConfig,
     SanaTransformer,
+    TextContext,
     controlnet_keys,
     diffusers_keys,
 )
@@ -207,7 +207,7 @@ def test_controlnet_with_perturbed_attention_and_guidance_rows():
     expected = theirs(x, controlnet_block_samples=samples, **given).sample
 
     def prepared(model):
-        return SanaContext.cat([model.context(text[i : i + 1], mask[i : i + 1]) for i in range(2)]).rows(rows)
+        return TextContext.cat([model.context(text[i : i + 1], mask[i : i + 1]) for i in range(2)]).rows(rows)
 
     control = net.control(pictures, prepared(net), scale=0.7)
     perturb = Perturb(frozenset({1}), 2)

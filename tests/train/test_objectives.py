@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -160,3 +161,17 @@ def test_distillation_matches_each_word_s_tokens_with_its_own_target():
     assert abs(half["cosine_word"] - 0.5) < 1e-4
     cut = objective.loss({**batch, "place": torch.tensor([[-1, 0, 0, -1]])}, generator())[1]
     assert cut["cosine_word"] > 0.9999, "a word that was cut off is not counted"
+
+
+def test_an_expert_is_trained_at_its_own_levels_with_the_same_density() -> None:
+    def drawn(levels: tuple[float, float]) -> torch.Tensor:
+        flow = Flow(torch.nn.Identity(), FlowSettings(shift=5.0, levels=levels), torch.zeros(1), torch.zeros(1))
+        return flow.times(40_000, torch.Generator().manual_seed(0))
+
+    whole, high, low = drawn((0.0, 1.0)), drawn((0.875, 1.0)), drawn((0.0, 0.875))
+    assert float(high.min()) >= 0.875 > float(low.max())
+    share = torch.linspace(0.05, 0.95, 10)
+    for part, cut in ((high, whole[whole >= 0.875]), (low, whole[whole < 0.875])):
+        assert (torch.quantile(part, share) - torch.quantile(cut, share)).abs().max() < 0.01
+    with pytest.raises(ValueError, match="the lower one first"):
+        FlowSettings(levels=(0.9, 0.1))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import frolic
-from frolic.adapters import read
+from frolic.adapters import read, shelf
 from frolic.config import load_recipe
 from frolic.data.folder import read_entries
 from frolic.data.shapes import nearest, sizes
@@ -20,6 +22,7 @@ from frolic.lora.trained import Factors, Learning, chosen
 from frolic.train.checkpointing import recompute
 from frolic.train.jobs import JobRegistry
 from frolic.train.state import load_checkpoint
+from frolic.train.tasks.lora import Data, Prior, encode
 from frolic.train.trainer import Outcome, Trainer
 from tiny import write_tiny_folder
 
@@ -169,3 +172,47 @@ def test_an_exported_adapter_can_be_read_alone(tmp_path: Path, base: Path, folde
     goal = target(spec, frolic.load(base).transformer.config)
     adapter = read(outcome.export, goal)
     assert adapter.ranks == [2]  # q, k and v share what is stored three times
+
+
+def test_a_new_thing_by_its_recipe(tmp_path: Path, base: Path, folder: Path) -> None:
+    more = ("data.prior.count=3", "vars.trigger=plimbo", "data.weight=0.8", "vars.title=thing")
+    outcome = train(tmp_path / "run", base, folder, *more, name="starter/dreambooth")
+    assert outcome.export is not None
+    report = json.loads((outcome.export / "training.json").read_text())
+    assert (report["trigger"], report["pictures"], report["prior_pictures"]) == ("plimbo", 3, 3)
+    said = shelf.described("thing", outcome.export / "pytorch_lora_weights.safetensors")
+    assert (said.base, said.rank, said.trigger, said.weight) == ("tiny", "2", "plimbo", 0.8)
+    assert said.trained_on == "3 pictures"
+
+
+def test_prior_pictures_take_their_share_of_the_batches(base: Path, folder: Path, tmp_path: Path) -> None:
+    drawn: list[str] = []
+    pipe = frolic.load(base)
+    true = pipe.stream
+
+    def counted(prompt: str, **fields: Any) -> Any:
+        drawn.append(prompt)
+        return true(prompt, **fields)
+
+    pipe.stream = counted  # type: ignore[method-assign]
+    prior = Prior(prompts=["an orange cat", "two dogs"], count=3, share=0.25)
+    data = Data(folder=str(folder), side=32, prior=prior, cache=str(tmp_path / "cache"))
+    source = encode(pipe, read_entries(folder), data, ["key"])
+    assert drawn == ["an orange cat", "two dogs", "an orange cat"], "the model itself draws them"
+    assert len(source.buckets[-1].latents) == 3 and source.buckets[-1].share == 0.25
+    assert sum(bucket.share for bucket in source.buckets) == pytest.approx(1.0)
+    encode(pipe, read_entries(folder), data, ["key"])
+    assert len(drawn) == 3, "once"
+
+
+def test_what_is_preserved_is_not_what_it_is_measured_with() -> None:
+    recipe = load_recipe("starter/dreambooth", [], environment=None, jobs=JOBS)
+    said = recipe.data["prior"]["prompts"]
+    rows = json.loads(resources.files("frolic.eval").joinpath("everyday.json").read_text("utf-8"))
+    assert len(said) == len(set(said)) == recipe.data["prior"]["count"]
+    assert not set(said) & {row["prompt"] for row in rows}
+
+
+def test_no_prompts_to_preserve_anything_with(tmp_path: Path, base: Path, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.prior\.prompts"):
+        train(tmp_path / "run", base, folder, "data.prior={prompts: [], count: 2}")

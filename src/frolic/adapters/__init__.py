@@ -1,6 +1,8 @@
-"""Adapters as files: read in any dialect, written in those that other programs read."""
+"""Adapters as files: read in any dialect, written in those that other programs read, and kept by name."""
 
-from frolic.adapters.read import Target, find, load, read, target
+from frolic.adapters.folder import find
+from frolic.adapters.read import Target, read, target
+from frolic.adapters.shelf import load, resolve
 from frolic.adapters.write import FORMATS, write
 
-__all__ = ["FORMATS", "Target", "find", "load", "read", "target", "write"]
+__all__ = ["FORMATS", "Target", "find", "load", "read", "resolve", "target", "write"]

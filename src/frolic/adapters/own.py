@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from frolic.adapters.read import Target, find
-from frolic.io.safetensors import read_header
+from frolic.adapters.folder import find
+from frolic.adapters.read import Target
 from frolic.lora.dialect import split
+from frolic.lora.experts import HIGH, of_expert
 from frolic.lora.names import FLAT_PREFIXES, PREFIXES, Names
 
 
@@ -19,8 +20,8 @@ def own_target(paths: Sequence[Path]) -> Target:
     by one name, whatever the prefix, are one."""
     shapes: dict[str, tuple[int, int]] = {}
     for path in paths:
-        header = read_header(find(path)[0])
-        modules, _ = split({key: torch.empty(entry.shape, device="meta") for key, entry in header.entries.items()})
+        entries = of_expert(find(path).entries(), HIGH)
+        modules, _ = split({key: torch.empty(entry.shape, device="meta") for key, entry in entries.items()})
         for module, pieces in modules.items():
             shape = _shape({kind: tuple(tensor.shape) for kind, tensor in pieces.tensors.items()})
             if shape is not None:

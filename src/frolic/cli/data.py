@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     """Add the ``data`` commands."""
     data = typer.Typer(no_args_is_help=True, help="Make the training sets that the recipes read.")
     data.command("starter")(starter)
+    data.command("starter-video")(starter_video)
     app.add_typer(data, name="data")
 
 
@@ -40,6 +41,26 @@ def starter(
         f"{pack['concepts']} concepts ({pack['everyday']} everyday): {pack['pictures']} pictures"
         f"{f' ({styles})' if styles else ''}, {pack['captions']} captions and {pack['synonyms']} synonyms in {target}"
     )
+
+
+def starter_video(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; by default starter-video-data/ in frolic's cache.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder made by `frolic data starter`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print progress and result as JSON lines.")] = False,
+) -> None:
+    """Fetch pinned, openly licensed animations with npm, and pack those of the starter's things (0.7 GB of each)."""
+    from frolic.data.starter import animated
+    from frolic.data.starter.pack import default_folder, read
+
+    target = (out or animated.default_file()).expanduser()
+    _, concepts = read((data or default_folder()).expanduser())
+    made = animated.build(concepts, target, progress=_line if as_json else None)
+    if as_json:
+        typer.echo(json.dumps({"file": str(target), **made}))
+    else:
+        typer.echo(f"{made['loops']} animated things in {target}; {made['static']} stand still and were left out")
 
 
 def _line(done: int, total: int) -> None:

@@ -27,9 +27,12 @@ SeedOption = Annotated[int, typer.Option("--seed", "-s", help="Seed of the first
 
 def register(app: typer.Typer) -> None:
     """Add the ``eval`` commands."""
+    from frolic.cli.evaluate_video import starter_video
+
     evaluate = typer.Typer(no_args_is_help=True, help="Measure the quality of a model's pictures.")
     for name, command in (
         ("starter", starter),
+        ("starter-video", starter_video),
         ("fid", fid),
         ("reconstruction", reconstruction),
         ("sheet", sheet),
@@ -136,8 +139,8 @@ def reconstruction(
 ) -> None:
     """Rebuild true pictures of one and of several things with the autoencoder and print PSNR and LPIPS."""
     import frolic
-    from frolic.data.starter.fetch import home
     from frolic.eval import measure
+    from frolic.io.home import home
     from frolic.train.perceptual import load_lpips
 
     true = measure.Truth(data, pictures)

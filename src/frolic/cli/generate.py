@@ -103,7 +103,8 @@ def run(arguments: Sequence[str]) -> None:
             path = write(save, place, gives_way=options.output is None and not options.force)
             if result.videos:
                 _remark(report, path, result)
-            report.image(path, result.seeds[index], result.request.prompt_of(index), video=bool(result.videos))
+            kind = "video" if result.videos else "image"
+            report.made(path, result.seeds[index], result.request.prompt_of(index), kind)
         report.event("done", seconds=round(result.seconds, 3))
 
 
@@ -224,7 +225,8 @@ def _resume(options: argparse.Namespace) -> None:
             kept_record = None if options.no_metadata else record
             save = partial(save_drawn, one, record=kept_record, wanted=record["request"], force=options.force)
             path = write(save, place, gives_way=options.output is None and not options.force)
-            report.image(path, record["request"]["seed"], record["request"]["prompt"])
+            kind = "video" if is_video else "image"
+            report.made(path, record["request"]["seed"], record["request"]["prompt"], kind)
 
 
 def _say_plan(

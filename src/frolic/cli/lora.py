@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from frolic.lora.adapter import Adapter, Loaded
     from frolic.spec import ComponentSpec
 
-_FILES = Annotated[list[str], typer.Argument(metavar="FILE...", help="Adapters: files or folders.")]
+_FILES = Annotated[list[str], typer.Argument(metavar="FILE...", help="Adapters: files, folders or names.")]
 _MODEL = typer.Option("--model", "-m", help="The model they are for: a name, a folder.")
 _PARTIAL = Annotated[bool, typer.Option("--allow-partial", help="Pass over what is of no layer of the model.")]
 _RANK = Annotated[int | None, typer.Option(min=1, max=4096, help="Cut to this rank; the error is printed.")]
@@ -32,10 +32,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 def register(app: typer.Typer) -> None:
     """Add the ``lora`` commands."""
     lora = typer.Typer(no_args_is_help=True, help="Look into LoRAs, convert and blend them.")
+    from frolic.cli import lora_shelf
     from frolic.cli.lora_explore import explore
+    from frolic.cli.lora_merge import merge
 
-    for command in (info, convert, blend, explore):
+    for command in (info, convert, blend, explore, merge):
         lora.command()(command)
+    lora.command("list")(lora_shelf.show)
+    lora.command("add")(lora_shelf.add)
+    lora.command("remove")(lora_shelf.remove)
     app.add_typer(lora, name="lora")
 
 
@@ -47,11 +52,11 @@ def info(
     as_json: _JSON = False,
 ) -> None:
     """Say what adapters hold; with a model, how much they change it; of several, which will fight."""
-    from frolic.adapters import load
+    from frolic.adapters import load, resolve
     from frolic.adapters.own import own_target
     from frolic.lora import inspect
 
-    goal, weights = (own_target([Path(file) for file in files]), None) if model is None else _with_weights(model)
+    goal, weights = (own_target([resolve(file) for file in files]), None) if model is None else _with_weights(model)
     loaded = [load(file, goal, allow_partial=allow_partial) for file in files]
     facts = [_facts(each, weights) for each in loaded]
     pairs = []
@@ -77,7 +82,7 @@ def info(
         for layer in pair["layers"] if layers else ():
             assert isinstance(layer, dict)
             typer.echo(
-                f"  {_safe(layer['layer'])}: cosine {layer['cosine']:+.3f}, shared inputs {layer['inputs']:.0%}, "
+                f"  {safe(layer['layer'])}: cosine {layer['cosine']:+.3f}, shared inputs {layer['inputs']:.0%}, "
                 f"outputs {layer['outputs']:.0%}"
             )
 
@@ -119,7 +124,7 @@ def blend(
     from frolic.adapters import load
     from frolic.strength import parse
 
-    _choose("method", method, METHODS)
+    choose("method", method, METHODS)
     if method != "sum" and rank is None:
         raise RequestError(f"--method {method} makes changes of full rank; give the --rank to cut them to.")
     if method == "sum" and density is not None:
@@ -142,31 +147,36 @@ def _write(
     import torch
 
     from frolic.adapters import FORMATS, write
+    from frolic.adapters.shelf import carried
     from frolic.io.files import check_writable
     from frolic.lora import blend as blending
 
-    _choose("format", form, FORMATS)
-    _choose("dtype", dtype, DTYPES)
+    choose("format", form, FORMATS)
+    choose("dtype", dtype, DTYPES)
     check_writable(path, force=force)
     weighted = [(loaded.adapter, weight) for loaded, weight in parts]
     if method == "ties":
         made = blending.ties(weighted, rank or 1, density)
     elif method == "dare":
         made = blending.dare(weighted, rank or 1, density, seed)
-    elif len(parts) == 1 and rank is None:
+    elif len(parts) == 1 and rank is None and parts[0][1] == 1.0:
         made = blending.Blend(parts[0][0].adapter, 0.0)
     elif rank is None:
         made = blending.Blend(blending.exact(weighted), 0.0)
     else:
         made = blending.cut(weighted, rank)
-    about = {"modelspec.title": path.stem}
+    about = {"modelspec.title": path.stem, **carried(parts)}
     if len(parts) > 1:
         recipe = {loaded.name: {"weight": weight, "sha256": loaded.hash} for loaded, weight in parts}
         about["frolic.blend"] = json.dumps({"method": method, "adapters": recipe})
     write(made.adapter, path, goal, form, metadata=about, dtype=getattr(torch, dtype), force=force)
+    left_out = {loaded.name: list(loaded.adapter.left_out) for loaded, _ in parts if loaded.adapter.left_out}
+    for name, left in left_out.items():
+        typer.echo(f"{len(left)} tensors of {safe(name)} were passed over: {safe(', '.join(left[:3]))}", err=True)
     facts = {
         "event": "written",
         "path": str(path),
+        "left_out": left_out,
         "format": form,
         "layers": len(made.adapter.deltas),
         "ranks": made.adapter.ranks,
@@ -197,20 +207,20 @@ def _facts(loaded: Loaded, weights: dict[str, Tensor] | None) -> dict[str, Any]:
 def _print(fact: dict[str, Any], layers: bool) -> None:
     targets = ", ".join(f"{name} ({count})" for name, count in fact["targets"].items())
     kind = f"{fact['dialect']}, rank {fact['ranks']}, {len(fact['layers'])} layers"
-    typer.echo(f"{_safe(fact['name'])}: {kind}: {_safe(targets)}")
+    typer.echo(f"{safe(fact['name'])}: {kind}: {safe(targets)}")
     relative = [layer["relative"] for layer in fact["layers"] if layer["relative"] is not None]
     if relative:
         most = max(fact["layers"], key=lambda layer: layer["relative"])
         typer.echo(
-            f"  changes weights by {sum(relative) / len(relative):.2%} on average, most {_safe(most['layer'])}: "
+            f"  changes weights by {sum(relative) / len(relative):.2%} on average, most {safe(most['layer'])}: "
             f"{most['relative']:.2%}"
         )
     for layer in fact["layers"] if layers else ():
         part = "" if layer["relative"] is None else f", {layer['relative']:.2%} of the weight"
-        typer.echo(f"  {_safe(layer['layer'])}: rank {layer['rank']}, length {layer['norm']:.4g}{part}")
+        typer.echo(f"  {safe(layer['layer'])}: rank {layer['rank']}, length {layer['norm']:.4g}{part}")
     for key, value in fact["metadata"].items():
         if key != "format":
-            typer.echo(f"  {_safe(key)}: {_safe(value if len(value) <= 100 else value[:97] + '...')}")
+            typer.echo(f"  {safe(key)}: {safe(value if len(value) <= 100 else value[:97] + '...')}")
 
 
 def _ranks(adapter: Adapter) -> str:
@@ -254,11 +264,12 @@ def _with_weights(model: str) -> tuple[Target, dict[str, Tensor] | None]:
     return goal, {linear: state[f"{linear}.weight"] for linear in goal.shapes}
 
 
-def _choose(what: str, value: str, known: tuple[str, ...]) -> None:
+def choose(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a ``value`` that is not ``known``. Raises RequestError."""
     if value not in known:
         raise RequestError(f"Choose a {what} of {', '.join(known)}: {value!r} is not known{nearest(value, known)}.")
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """For a terminal: what a file says must not steer it."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -30,6 +30,7 @@ def explore(
     seed: Annotated[int | None, typer.Option("--seed", "-s", help="The same for all [random, and printed].")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     size: Annotated[str | None, typer.Option(help="Of each picture, as 128x128.")] = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Use as much of them as fits.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -45,6 +46,7 @@ def explore(
         raise RequestError(f"--low {low:g} is not below --high {high:g}.")
     width, height = (None, None) if size is None else _two(size, "--size", "128x128")
     from frolic.assemble import load
+    from frolic.cli.lora import safe
     from frolic.io.files import check_writable
     from frolic.io.media import save_png
     from frolic.request import Request
@@ -56,7 +58,7 @@ def explore(
         {first: Strength(a), **({} if second is None else {second: Strength(b)})} for b in down for a in across
     ]
     asked = Request.of(prompt, seed=seed).seeded()
-    pipeline = load(model)
+    pipeline = load(model, allow_partial=allow_partial)
     # All in one request: pictures of different blends share their batches.
     result = pipeline(
         [prompt] * len(blends),
@@ -66,6 +68,8 @@ def explore(
         width=width,
         height=height,
     )
+    for note in result.notes:
+        typer.echo(safe(note), err=True)
     names = (_name(first), None if second is None else _name(second))
     sheet = grid(list(result.images), names, across, down)
     save_png(sheet, output, force=force)

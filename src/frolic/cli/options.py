@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
         help="a file (.png; videos .mp4, .gif, .webp, or frames as NEW_FOLDER/%%04d.png), or a folder that is there "
         "[frolic-PROMPT-SEED.png, or .mp4]",
     )
-    _add_video(parser)
     _add_sampling(parser)
+    _add_videos(parser)
     _add_pictures(parser)
     _add_adapters(parser)
     _add_model(parser)
@@ -52,12 +52,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_video(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("videos").add_argument
+def _add_videos(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("videos (with a model that makes them)").add_argument
     add("--frames", type=int, metavar="N", help="how many, 1 to 1025; rounded to what the model has, and said")
     add("--seconds", type=float, metavar="X", help="how long, instead of --frames")
     add("--fps", type=float, metavar="X", help="frames a second, 1 to 120")
     add("--guidance-scale-2", "--cfg-2", type=float, metavar="X", help="guidance of the second of two experts")
+    add("--preview-every", type=int, metavar="N", help="show OUTPUT.preview.png every N steps, until it is done")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +72,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--apg-momentum", type=float, metavar="X", help="its momentum, -1 to 1 [-0.5]")
     add("--pag-scale", type=float, metavar="X", help="perturbed-attention guidance; 0 is none [0]")
     add("--pag-layers", type=_layers, metavar="N,N", help="the blocks it perturbs")
+    add(
+        "--step-cache",
+        type=float,
+        metavar="X",
+        help="take over most of a step that hardly differs, as 0.1; 0 is never [0]",
+    )
     add("--instruction", metavar="TEXT", help="what the text encoder reads before the prompt; '' is nothing")
     add(
         "--binning",
@@ -81,7 +88,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("pictures to start from").add_argument
-    add("--image", metavar="FILE", help="draw this picture anew, or let a video go on from it")
+    add("--image", metavar="FILE", help="draw this picture anew, or begin a video with it")
     add("--strength", type=float, metavar="X", help="how much of it, above 0 to 1 [1; 0.6 without a mask]")
     add("--mask", metavar="FILE", help="only where this one is white")
     add("--control", metavar="FILE", help="what a ControlNet is led by")
@@ -95,9 +102,10 @@ def _add_adapters(parser: argparse.ArgumentParser) -> None:
         "--lora",
         action="append",
         metavar="SRC[:WEIGHT]",
-        help="a LoRA's file or folder, with its weight [1]; may be given several times; "
-        "more after commas: steps=0-0.5, branch=cond, blocks=0-3",
+        help="a LoRA's file, folder or name (see frolic lora list), with its weight [1]; may be given several times; "
+        "more after commas: steps=0-0.5, branch=cond, blocks=0-3, target=high",
     )
+    add("--allow-partial", action="store_true", default=None, help="pass over what of a LoRA is of no use to the model")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +132,6 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     )
     add("--resume-decode", metavar="FILE", help="decode latents that were kept when memory ran out")
     add("--dry-run", action="store_true", help="say what it would take, and draw nothing")
-    add("--preview-every", type=int, metavar="N", help="show OUTPUT.preview.png every N steps, until it is done")
     add("--no-metadata", action="store_true", help="do not write the request into the file")
     add("--force", action="store_true", help="replace existing files")
     add("--json", action="store_true", help="print JSON lines")
@@ -134,11 +141,11 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 REQUEST = (
     *("negative_prompt", "steps", "guidance_scale", "seed", "aspect", "num_images", "sampler", "schedule", "apg"),
     *("apg_eta", "apg_threshold", "apg_momentum", "pag_scale", "pag_layers", "instruction", "binning", "strength"),
-    *("control_scale", "frames", "seconds", "fps", "guidance_scale_2"),
+    *("control_scale", "frames", "seconds", "fps", "guidance_scale_2", "step_cache"),
 )
 """Options that are fields of a request under the same name."""
 
-LOADING = ("base", "controlnet", "vae", "variant", "compat", "memory", "tiling")
+LOADING = ("base", "controlnet", "vae", "variant", "compat", "memory", "tiling", "allow_partial")
 """Options that say how a model is loaded. ``dtype`` and ``device`` too, but a record has those."""
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Previews:
-    """One PNG for each picture, replaced every so many steps and removed in the end; of a video, its middle frame.
+    """One PNG for each picture, replaced every so many steps and removed in the end; of a video, its first frame.
 
     Raises:
         RequestError: ``every`` is not 1 or more.

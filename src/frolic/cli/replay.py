@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from frolic.errors import FileError, RequestError
-from frolic.io.media import read_record
 from frolic.request import RECORDED, UNSAID, Request
 from frolic.strength import Blend, Strength, blend_of
 
@@ -38,6 +37,8 @@ class Replay:
         Raises:
             FileError: there is none, or it cannot be used.
         """
+        from frolic.io.media import read_record
+
         record = read_record(Path(path))
         try:
             row, size, tokens = record["batch"]
@@ -98,17 +99,23 @@ class Replay:
             RequestError: it was drawn with adapters, and none are given.
         """
         recorded, hashes = self.record["request"].get("loras") or {}, self.record.get("adapters", {})
+        from frolic.adapters import find, resolve
+        from frolic.adapters.shelf import named
+        from frolic.io.safetensors import fingerprint
+
+        if recorded and not given:
+            # Those that have a name are found by it, where it is still the same file.
+            known = named()
+            if all(name in known and fingerprint([known[name]]) == hashes.get(name) for name in recorded):
+                return blend_of(recorded), None
         if recorded and not given:
             files = "its file" if len(recorded) == 1 else "their files"
             raise RequestError(
                 f"{self.path} was drawn with {', '.join(recorded)}; give {files} with --lora, or another one to draw "
                 "something new."
             )
-        from frolic.adapters import find
-        from frolic.io.safetensors import fingerprint
-
         names = {digest: name for name, digest in hashes.items()}
-        called = [names.get(fingerprint([find(Path(source))[0]])) for source, _ in given]
+        called = [names.get(fingerprint(find(resolve(source)).files)) for source, _ in given]
         had = [Strength.of(recorded[name]) if name in recorded else None for name in called]
         blend = tuple((source, said or then or Strength()) for (source, said), then in zip(given, had, strict=True))
         same = set(called) == recorded.keys() and all(

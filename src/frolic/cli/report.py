@@ -67,10 +67,10 @@ class Report:
             for line in estimate.lines():
                 _line(sys.stdout, line)
 
-    def image(self, path: Path, seed: int, prompt: str, *, video: bool = False) -> None:
-        """A picture, or a video, was written."""
+    def made(self, path: Path, seed: int, prompt: str, kind: str = "image") -> None:
+        """A picture, or another ``kind`` of file, was written."""
         self._close()
-        self.event("video" if video else "image", path=str(path), seed=seed, prompt=prompt)
+        self.event(kind, path=str(path), seed=seed, prompt=prompt)
         if not (self.as_json or self.quiet):
             _line(sys.stdout, f"{path}  seed {seed}")
 

@@ -156,8 +156,9 @@ def publish(made: Path, target: Path) -> None:
         raise write_error(error, target) from error
 
 
-def write_part(job: Job, folder: Path, shard_bytes: int) -> None:
-    """``config.json`` and the weights, in one file or in shards with their index. ``folder`` is made.
+def write_part(job: Job, folder: Path, shard_bytes: int, metadata: Mapping[str, str] | None = None) -> None:
+    """``config.json`` and the weights, in one file or in shards with their index, each file with the ``metadata``.
+    ``folder`` is made.
 
     Raises as ``Job.write``.
     """
@@ -165,10 +166,10 @@ def write_part(job: Job, folder: Path, shard_bytes: int) -> None:
     write_json(folder / CONFIG, job.found.config.to_json())
     groups = _shards(job, shard_bytes)
     if len(groups) == 1:
-        job.write({folder / f"{STEM}.safetensors": groups[0]})
+        job.write({folder / f"{STEM}.safetensors": groups[0]}, metadata=metadata)
         return
     names = [f"{STEM}-{index:05d}-of-{len(groups):05d}.safetensors" for index in range(1, len(groups) + 1)]
-    job.write({folder / name: group for name, group in zip(names, groups, strict=True)})
+    job.write({folder / name: group for name, group in zip(names, groups, strict=True)}, metadata=metadata)
     index = {
         "metadata": {"total_size": sum(maker.bytes for maker in job.makers.values())},
         "weight_map": {key: name for name, group in zip(names, groups, strict=True) for key in group},
@@ -189,8 +190,8 @@ def _shards(job: Job, limit: int) -> list[list[str]]:
     return groups
 
 
-def copy_rest(base: ModelFolder, out: Path, part: str) -> None:
-    """Copy to ``out`` all of ``base`` but ``part``: other parts, tokenizer, scheduler, and what describes the whole.
+def copy_rest(base: ModelFolder, out: Path, *parts: str) -> None:
+    """Copy to ``out`` all of ``base`` but ``parts``: other parts, tokenizer, scheduler, and what describes the whole.
 
     Weights that ``base`` has in half precision only lose that from their names, so that every program finds them.
 
@@ -205,7 +206,7 @@ def copy_rest(base: ModelFolder, out: Path, part: str) -> None:
                 if file.is_file() and file.suffix in (".json", ".model", ".txt", ".jinja"):
                     shutil.copyfile(file, out / name / file.name)
         for name, component in base.components.items():
-            if name == part:
+            if name in parts:
                 continue
             (out / name).mkdir()
             shutil.copyfile(base.path / name / CONFIG, out / name / CONFIG)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from frolic.errors import CheckpointError, FileError, is_out_of_memory
+from frolic.errors import CheckpointError, FileError, NumericsError, is_out_of_memory
 from frolic.io.problems import Problems
 from frolic.io.safetensors import Entry, compare, read_headers, read_tensors, write
 from frolic.keymap import KeyMap
@@ -36,16 +36,24 @@ class Maker:
 class Job:
     """``found`` in the names of ``target``, its floating-point numbers as ``dtype`` (None: as they are).
 
-    ``extra`` is None, or the prefix under which tensors go along that are of no use here.
+    ``extra`` is None, or the prefix under which tensors go along that are of no use here. ``change`` makes another one
+    of each tensor of ours, by its name, as it is stored.
 
     Raises:
         CheckpointError: listing every tensor that is missing, unexpected or misshapen.
     """
 
     def __init__(
-        self, found: Located[Entry], target: KeyMap, path: Path, *, dtype: torch.dtype | None, extra: str | None
+        self,
+        found: Located[Entry],
+        target: KeyMap,
+        path: Path,
+        *,
+        dtype: torch.dtype | None,
+        extra: str | None,
+        change: Callable[[str, Tensor], Tensor] | None = None,
     ) -> None:
-        self.found, self.target, self.path, self.dtype = found, target, path, dtype
+        self.found, self.target, self.path, self.dtype, self.change = found, target, path, dtype, change
         ours = _tensors(found, path)
         problems = Problems(f"{path} is not the {found.part} that its tensors look like; get the file again")
         compare(found.keymap.wanted(found.entries), found.keymap.save(ours), problems)
@@ -68,11 +76,18 @@ class Job:
         kind = reduce(torch.promote_types, (self.found.entries[name].dtype for name in sources))
         return self.dtype if self.dtype is not None and kind.is_floating_point else kind
 
-    def write(self, files: Mapping[Path, Sequence[str]], *, force: bool = False) -> None:
-        """Write each file with the tensors that are named for it, and read their headers back.
+    def write(
+        self,
+        files: Mapping[Path, Sequence[str]],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        force: bool = False,
+    ) -> None:
+        """Write each file with the tensors that are named for it and the ``metadata``, and read their headers back.
 
         Raises:
             CheckpointError: numbers are not finite, or too large for the dtype; all are listed.
+            NumericsError: a changed tensor is not finite in the dtype that it is written in.
             FileError, ResourceError: a file cannot be written.
         """
         problems = Problems(f"{self.path} cannot be converted; get the file again")
@@ -87,7 +102,13 @@ class Job:
         for index, (path, names) in enumerate(files.items(), 1):
             specs = {name: (self.makers[name].dtype, self.makers[name].shape) for name in names}
             last = index == len(files)
-            write(specs, lambda order, last=last: stream(order, last), path, force=force)  # type: ignore[misc]
+            write(
+                specs,
+                lambda order, last=last: stream(order, last),  # type: ignore[misc]
+                path,
+                metadata=metadata,
+                force=force,
+            )
             back = {name: (entry.dtype, entry.shape) for name, entry in read_headers(path).items()}
             if back != specs:
                 raise FileError(f"{path} does not hold what was written to it; check the disk and try again.")
@@ -98,13 +119,18 @@ class Job:
         # A fused tensor is read once for each of its parts, which is cheaper than keeping it; said once is enough.
         heard = Problems("") if checked.issuperset(maker.sources) else problems
         checked.update(maker.sources)
-        theirs = read_tensors(entries, heard, dtype=self.dtype)
+        theirs = read_tensors(entries, heard, dtype=self.dtype if self.change is None else None)
         if not maker.sources:
             return self.target.rebuilt[name]().to(maker.dtype)
         if not maker.ours:
             return theirs[maker.sources[0]].to(maker.dtype)
-        made = self.target.save(self.found.keymap.load(theirs))[name]
-        return made.to(maker.dtype)
+        ours = self.found.keymap.load(theirs)
+        if self.change is None:
+            return self.target.save(ours)[name].to(maker.dtype)
+        made = self.target.save({key: self.change(key, tensor) for key, tensor in ours.items()})[name].to(maker.dtype)
+        if not bool(torch.isfinite(made).all()):
+            raise NumericsError(f"{name} is not finite as it would be written; change it by less, or use float32.")
+        return made
 
 
 def _tensors(found: Located[Entry], path: Path) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-KINDS = ("pair", "count", "colour", "ground")
+KINDS = ("pair", "count", "colour", "ground", "motion")
 ONE_OF = 10
 
 
@@ -12,7 +12,8 @@ def reserved(kind: str, *parts: str) -> bool:
     """Whether a combination is only ever evaluated: one of ten, by a hash, so that it holds across packs and versions.
 
     ``parts`` are two codes in either order (``pair``: no training picture shows both), a code and ``"2"`` to ``"4"``
-    (``count``), a code and a colour word (``colour``), or a code and a ground's word (``ground``).
+    (``count``), a code and a colour word (``colour``), a code and a ground's word (``ground``), or a code and a move
+    (``motion``).
     """
     assert kind in KINDS and len(parts) == 2, (kind, parts)
     ordered = sorted(parts) if kind == "pair" else parts

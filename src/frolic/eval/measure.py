@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from frolic.data.starter.fetch import home
 from frolic.data.starter.pack import default_folder, read
 from frolic.errors import RequestError
 from frolic.eval import features, truth
@@ -20,6 +19,7 @@ from frolic.eval.reconstruction import Reconstruction
 from frolic.eval.reconstruction import measure as measure_reconstruction
 from frolic.eval.starter import Draw
 from frolic.eval.suites import SUITES, Case, Known, suite
+from frolic.io.home import home
 
 if TYPE_CHECKING:
     from frolic.pipeline import Pipeline

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MOST_GIF_FPS = 50
 """What is shown for less than 2 hundredths of a second, browsers show for 10."""
+_LOSSLESS = 4_000_000
+"""Pixels of all frames together, up to which a WebP is exact."""
 _SAMPLED = 16
 _SAMPLE_PIXELS = 65_536
 
@@ -32,11 +34,13 @@ def write_gif(frames: Sequence[np.ndarray], file: Any, *, fps: Fraction, record:
 
 
 def write_webp(frames: Sequence[np.ndarray], file: Any, *, fps: Fraction, record: str | None = None) -> None:
-    """``frames`` (uint8 [H, W, 3]) as a WebP that repeats, nearly without loss. Times are rounded to milliseconds."""
+    """``frames`` (uint8 [H, W, 3]) as a WebP that repeats: exact if it is short, else nearly so. Times are rounded to
+    milliseconds."""
     from PIL import Image
 
     pictures = (Image.fromarray(frame) for frame in frames)
     said: dict[str, Any] = {} if record is None else {"xmp": xmp(record)}
+    said["lossless"] = sum(frame.shape[0] * frame.shape[1] for frame in frames) <= _LOSSLESS
     _save(pictures, file, format="WEBP", duration=_times(len(frames), fps, 1000), quality=95, method=4, **said)
 
 

@@ -73,6 +73,9 @@ _OWN_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "lowercase": bool,
     "prompt_suffix": str,
     "instruction": str,
+    "frames": int,
+    "fps": (int, float),
+    "guidance_scale_2": (int, float),
 }
 
 # What is in a request too has a request's limits, which hold for the defaults as a whole.
@@ -100,10 +103,11 @@ def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:
     index = read_json_object(path / INDEX)
     family = _family(path, index.get("_class_name"), families)
     problems = Problems(f"The model in {path} cannot be used; get its files again or choose another")
-    expected = [*family.components, *family.optional, *_NOT_WEIGHTS]
-    for key in index:
-        if key not in expected and not key.startswith("_"):
+    expected = [*family.components, *family.optional, *_NOT_WEIGHTS, *family.settings]
+    for key, value in index.items():
+        if key not in expected and not key.startswith("_") and value not in (None, [None, None]):
             problems.add("unknown component", key, near=expected)
+    said = _index_settings(index, family, problems)
     optional = {name: spec for name, spec in family.optional.items() if index.get(name) not in (None, [None, None])}
     components = {}
     for name, spec in {**family.components, **optional}.items():
@@ -117,7 +121,8 @@ def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:
     named = {field.name for field in fields(SamplingDefaults)}
     hub = _origin(path)
     followed = family.adapt({name: component.config for name, component in components.items()})
-    defaults = replace(family.defaults, **{**followed, **scheduled, **{key: own[key] for key in own if key in named}})
+    stated = {**followed, **said, **scheduled, **{key: own[key] for key in own if key in named}}
+    defaults = replace(family.defaults, **stated)
     return ModelFolder(
         path=path,
         name=own.get("name", hub.repo if hub else path.resolve().name),
@@ -128,6 +133,23 @@ def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:
         defaults=defaults,
         prompt_suffix=own.get("prompt_suffix", ""),
     )
+
+
+def _index_settings(index: Mapping[str, Any], family: FamilySpec, problems: Problems) -> dict[str, Any]:
+    """What ``model_index.json`` itself says of sampling, by the defaults' names."""
+    said: dict[str, Any] = {}
+    for key, name in family.settings.items():
+        value = index.get(key)
+        if value is None:
+            continue
+        usual = getattr(family.defaults, name)
+        if isinstance(usual, bool) != isinstance(value, bool):
+            problems.add("settings", f"{INDEX}: {key} is {value!r}")
+        elif not isinstance(value, bool) and not (_number(value) and 0 < value < 1):
+            problems.add("settings", f"{INDEX}: {key} is {value!r}; it must be between 0 and 1")
+        else:
+            said[name] = value
+    return said
 
 
 def _origin(path: Path) -> HubName | None:

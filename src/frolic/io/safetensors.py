@@ -215,12 +215,12 @@ def read_tensors(
     entries: Mapping[str, Entry],
     problems: Problems,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Callable[[str], torch.dtype] | None = None,
     device: torch.device | str = "cpu",
     where: str = "",
 ) -> dict[str, Tensor]:
-    """Read every tensor; floating-point ones become ``dtype``. What is not finite, or is not in ``dtype`` any more, is
-    noted in ``problems``.
+    """Read every tensor; floating-point ones become ``dtype``, or what that says of their name. What is not finite, or
+    is not in that dtype any more, is noted in ``problems``.
 
     Raises:
         CheckpointError: the file shrank while it was read.
@@ -233,9 +233,10 @@ def read_tensors(
                 for name, entry in group:
                     tensor = _read(file, entry)
                     if tensor.is_floating_point():
-                        stored, tensor = tensor, tensor if dtype is None else tensor.to(dtype)
+                        wanted = dtype(name) if callable(dtype) else dtype
+                        stored, tensor = tensor, tensor if wanted is None else tensor.to(wanted)
                         if not _all_finite(tensor):
-                            lost = f"too large for {str(dtype).removeprefix('torch.')}, use --dtype float32"
+                            lost = f"too large for {str(wanted).removeprefix('torch.')}, use --dtype float32"
                             problems.add(lost if _all_finite(stored) else "not finite", where + name)
                     tensors[name] = tensor.to(device)
         except OSError as error:

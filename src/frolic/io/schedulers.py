@@ -28,6 +28,14 @@ class _Scheduler:
     ignored: frozenset[str]
 
 
+# These shape the variance-preserving schedule, which flow sigmas replace.
+_VARIANCE_PRESERVING = frozenset(
+    {
+        *("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
+        *("dynamic_thresholding_ratio", "sample_max_value", "timestep_spacing", "steps_offset", "time_shift_type"),
+    }
+)
+
 _SCHEDULERS = {
     "DPMSolverMultistepScheduler": _Scheduler(
         choices={"solver_order": (2, 1, 3), "solver_type": ("midpoint", "heun"), "lower_order_final": (True, False)},
@@ -55,14 +63,33 @@ _SCHEDULERS = {
             "use_karras_sigmas": (False,),
             "use_lu_lambdas": (False,),
         },
-        # These shape the variance-preserving schedule, which flow sigmas replace.
-        ignored=frozenset(
-            {
-                *("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
-                *("variance_type", "dynamic_thresholding_ratio", "sample_max_value", "timestep_spacing"),
-                *("steps_offset", "time_shift_type"),
-            }
-        ),
+        ignored=_VARIANCE_PRESERVING | {"variance_type"},
+    ),
+    "UniPCMultistepScheduler": _Scheduler(
+        choices={},
+        samplers={(): "unipc"},
+        shift="flow_shift",
+        fixed={
+            "disable_corrector": ([],),
+            "final_sigmas_type": ("zero",),
+            "lower_order_final": (True,),
+            "num_train_timesteps": (1000,),
+            "predict_x0": (True,),
+            "prediction_type": ("flow_prediction",),
+            "shift_terminal": (None,),
+            "sigma_max": (None,),
+            "sigma_min": (None,),
+            "solver_order": (2,),
+            "solver_p": (None,),
+            "solver_type": ("bh2",),
+            "thresholding": (False,),
+            "use_beta_sigmas": (False,),
+            "use_dynamic_shifting": (False,),
+            "use_exponential_sigmas": (False,),
+            "use_flow_sigmas": (True,),
+            "use_karras_sigmas": (False,),
+        },
+        ignored=_VARIANCE_PRESERVING,
     ),
     "FlowMatchEulerDiscreteScheduler": _Scheduler(
         choices={},

@@ -60,6 +60,14 @@ class Tokenizer:
         ids: list[int] = self._backend.encode(text).ids
         return ids
 
+    def cut(self, text: str, most: int) -> list[int]:
+        """As ``ids``, of which ``most`` are kept; the special token that ends a text ends what is left of it too."""
+        ids = self.ids(text)
+        if len(ids) <= most:
+            return ids
+        ending = self.ids("")[-1:]
+        return [*ids[: most - 1], *ending] if ending and ending == ids[-1:] else ids[:most]
+
     def count(self, text: str) -> int:
         """Tokens in ``text``, special ones included, before truncation."""
         return len(self.ids(text))

@@ -26,11 +26,13 @@ Note = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Adapter:
-    """``deltas`` by our names of the linears. ``dialect`` says how its file was written, ``metadata`` is the file's."""
+    """``deltas`` by our names of the linears. ``dialect`` says how its file was written, ``metadata`` is the file's;
+    ``left_out`` is what of it was passed over."""
 
     deltas: Mapping[str, Delta]
     dialect: str = ""
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    left_out: tuple[str, ...] = ()
 
     @property
     def ranks(self) -> list[int]:
@@ -40,11 +42,13 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Loaded:
-    """An adapter by the name that records call it, with the SHA-256 of its file."""
+    """An adapter by the name that records call it, with the SHA-256 of its file. ``expert``: which of two experts it is
+    for, ``high`` or ``low``, or empty where nothing says so."""
 
     name: str
     hash: str
     adapter: Adapter
+    expert: str = ""
 
 
 def parse(

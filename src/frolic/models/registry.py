@@ -10,5 +10,6 @@ from frolic.spec import FamilySpec
 def families() -> Mapping[str, FamilySpec]:
     """Specs by family name. Imported when asked, so that a family costs nothing until it is used."""
     from frolic.models.sana.spec import SANA
+    from frolic.models.wan.spec import WAN
 
-    return {spec.name: spec for spec in (SANA,)}
+    return {spec.name: spec for spec in (SANA, WAN)}

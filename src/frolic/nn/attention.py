@@ -12,7 +12,8 @@ _FEW_KEYS = 128
 def softmax_attention(
     q_BNLK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor, mask: Tensor | None = None, *, scale: float | None = None
 ) -> Tensor:
-    """``softmax(scale q k^T) v``; ``mask`` (true where a key may be read) broadcasts to ``[B, N, L, S]``.
+    """``softmax(scale q k^T) v``; ``mask`` (true where a key may be read, or what is added to the logits) broadcasts to
+    ``[B, N, L, S]``.
 
     PyTorch's fused kernel pays off with many keys. For the few of a short prompt its backward on the CPU takes ten
     times as long as the three plain products do.
@@ -22,5 +23,5 @@ def softmax_attention(
     scale = q_BNLK.shape[-1] ** -0.5 if scale is None else scale
     logits = (q_BNLK * scale) @ k_BNSK.transpose(-1, -2)
     if mask is not None:
-        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min) if mask.dtype == torch.bool else logits + mask
     return logits.float().softmax(dim=-1).to(v_BNSK.dtype) @ v_BNSK

@@ -19,13 +19,12 @@ def sinusoid(t_B: Tensor, width: int, *, max_period: float = 10000.0) -> Tensor:
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoid of 256, then a two-layer perceptron with SiLU.  ``[B] -> [B, D]``."""
+    """Sinusoid of ``frequencies``, then a two-layer perceptron with SiLU.  ``[B] -> [B, D]``."""
 
-    frequencies = 256
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, frequencies: int = 256) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(self.frequencies, width)
+        self.frequencies = frequencies
+        self.fc1 = nn.Linear(frequencies, width)
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, t_B: Tensor) -> Tensor:

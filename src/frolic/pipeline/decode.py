@@ -6,16 +6,18 @@ B batch, C latent channels, H/W height and width of the picture, h/w of the late
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from frolic.accel.memory import free_bytes
-from frolic.errors import NumericsError, ResourceError, is_out_of_memory
+from frolic.errors import NumericsError, ResourceError
 from frolic.models.dcae import DCAE
 from frolic.models.dcae.sizes import TILES, Side, tile_for
 from frolic.models.dcae.tiling import decode_tiled, encode_tiled
+from frolic.pipeline.attempt import attempt
 from frolic.pipeline.finite import require_finite
 from frolic.pipeline.parts import lasting
 
@@ -115,7 +117,7 @@ class DecodeStage:
         for number, tile in enumerate(_smaller(first)):
             if number:
                 notes.append(f"{doing} ran out of memory on {self.device.type}; done again {tile} rows at a time.")
-            done = _attempt(work, self.device, self.dtype, tile)
+            done = attempt(partial(work, self.device, self.dtype, tile), self.device)
             if done is not None or (self.device.type == "cpu" and tile == TILES[0]):
                 return done
         notes.append(f"{doing} ran out of memory on {self.device.type}; done on the CPU in float32, which is slower.")
@@ -123,7 +125,7 @@ class DecodeStage:
         with lasting():
             module.to("cpu", torch.float32)
         try:
-            return _attempt(work, torch.device("cpu"), torch.float32, TILES[0])
+            return attempt(partial(work, torch.device("cpu"), torch.float32, TILES[0]), torch.device("cpu"))
         finally:
             with lasting():
                 module.to(self.device, self.dtype)
@@ -137,15 +139,3 @@ def _smaller(tile: int | None) -> Iterator[int | None]:
     """``tile``, and after it a few ever smaller ones."""
     yield tile
     yield from (size for size in (256, 64, TILES[0]) if tile is None or size < tile)
-
-
-def _attempt(work: _Work, device: torch.device, dtype: torch.dtype, tile: int | None) -> Tensor | None:
-    try:
-        return work(device, dtype, tile)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    # Here the error is gone, and with it the tensors of the frames that it held.
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return None

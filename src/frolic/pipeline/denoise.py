@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from frolic.accel.cache import StepCache
 from frolic.pipeline.inputs import Anchors
 from frolic.pipeline.loras import Mixes, reading
 from frolic.pipeline.text import TextStage
@@ -177,6 +178,7 @@ def denoiser(
     controlnet: Any = None,
     injection: str = "diffusers",
     mixes: Mixes | None = None,
+    caches: list[StepCache],
 ) -> Denoise:
     """The guided denoiser for the pictures ``rows`` of ``request``, at the noise levels ``sigmas``; ``timesteps`` is
     the schedule's. ``texts`` are those of each phase of ``mixes``, or one without adapters. It may remember its last
@@ -200,7 +202,16 @@ def denoiser(
                 tied.control.to(device, dtype), led, scale=request.control_scale, injection=injection
             )
 
+        if request.step_cache:
+            # One for each way that the model is called, and so for each expert: samples keep their places in it.
+            conditions["through"] = StepCache(request.step_cache)
+            caches.append(conditions["through"])
+
         def velocity(x: Tensor, t: Tensor) -> Tensor:
+            if tied.beside is not None:
+                conditions["known_BCTHW"] = tied.beside.to(device, dtype).expand(len(x), *[-1] * (x.ndim - 1))
+            if tied.first is not None:
+                x, t = _begun(x, t, tied.first)
             return transformer.denoise(x.to(dtype), t, context, **conditions).float()
 
         return flow(velocity, timesteps)
@@ -217,10 +228,21 @@ def denoiser(
         denoise = guidance.guided(joint(branches), scale, request.pag_scale)
     if request.guidance_interval is not None and len(branches) > 1:
         denoise = guidance.interval(denoise, joint((guidance.COND,)), *request.guidance_interval)
+    if tied.first is not None:
+        # Whatever a solver makes of that frame, it ends as it was given.
+        denoise = guidance.begin(denoise, tied.first.to(device))
     if tied.kept is not None:
         assert tied.known is not None
         denoise = guidance.keep(denoise, tied.known.to(device), tied.kept.to(device))
     return denoise
+
+
+def _begun(x_BCThw: Tensor, t_B: Tensor, first_1C1hw: Tensor) -> tuple[Tensor, Tensor]:
+    """A clip with its first frame as it is, and the timesteps [B, T] of its frames."""
+    first = first_1C1hw.to(x_BCThw).expand(len(x_BCThw), -1, -1, -1, -1)
+    t_BT = t_B[:, None].repeat(1, x_BCThw.shape[2])
+    t_BT[:, 0] = 0
+    return torch.cat([first, x_BCThw[:, :, 1:]], dim=2), t_BT
 
 
 def _kind(branch: str) -> str:

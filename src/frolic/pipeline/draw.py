@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,26 +18,28 @@ from torch import Tensor
 
 from frolic.errors import FrolicError, RequestError, ResourceError, is_out_of_memory
 from frolic.io.tokenizer import Tokenizer
-from frolic.pipeline.denoise import Backbone, Texts, cut_texts, denoiser, encode_texts, prepare_texts
+from frolic.lora.experts import HIGH, LOW
+from frolic.pipeline.denoise import Backbone, Encoded, Texts, cut_texts, denoiser, encode_texts, prepare_texts
+from frolic.pipeline.experts import FIRST, SECOND, Experts
 from frolic.pipeline.finish import Finishing
 from frolic.pipeline.finite import require_finite
 from frolic.pipeline.inputs import Anchors, Given, Inputs, anchors, latents_size
 from frolic.pipeline.loras import Loras, Mixes, Read, blends_of
-from frolic.pipeline.parts import Held, HeldEncoder
-from frolic.pipeline.result import ModelCard, Result, to_image
-from frolic.pipeline.text import TextEncoder, TextStage
+from frolic.pipeline.parts import Held
+from frolic.pipeline.progress import Progress
+from frolic.pipeline.reading import Reading
+from frolic.pipeline.result import ModelCard, Result, to_frames, to_image
+from frolic.pipeline.text import TextEncoder
 from frolic.request import MAX_LAYER, Request, batch_size
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.prediction import add_noise
 from frolic.sampling.schedules import tail
 from frolic.sampling.solvers import SAMPLERS
 from frolic.spec import SamplingDefaults
-from frolic.strength import Strength, blend_of
-from frolic.types import Compat, Conditioning, Latents
+from frolic.strength import Blend, Strength, blend_of
+from frolic.types import Compat, Denoise, Latents
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from frolic.pipeline.inputs import Picture
 
 Output = Literal["pil", "tensor"]
@@ -52,29 +54,11 @@ class Autoencoder(Protocol):
     def decode(self, z: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Progress:
-    """One step done, of ``total``, for the pictures ``first`` to ``first + len(latents)``."""
-
-    index: int
-    total: int
-    first: int
-    latents: Latents
-    _pipeline: Pipeline
-
-    def preview(self) -> list[Image]:
-        """The pictures as the model expects them to become."""
-        with torch.inference_mode():
-            try:
-                return [to_image(self._pipeline.decode(Latents(row)).tensor[0]) for row in self.latents.tensor.split(1)]
-            finally:
-                self._pipeline.spare("vae")
-
-
-class Pipeline(Finishing):
+class Pipeline(Finishing, Reading):
     """A model that is ready to draw. ``frolic.load`` makes one.
 
-    ``transformer``, ``vae``, ``text_encoder`` and ``controlnet`` are modules, or hold one (``frolic.pipeline.parts``).
+    ``transformer``, ``vae``, ``text_encoder``, ``transformer_2`` (the expert for little noise of a model that has two)
+    and ``controlnet`` are modules, or hold one (``frolic.pipeline.parts``).
     ``dtypes`` says what each of them computes in. ``tiling``: ``auto`` decodes in pieces where memory asks for it.
     ``rescue`` is the folder in which latents are kept that no memory was left to decode.
     """
@@ -85,6 +69,7 @@ class Pipeline(Finishing):
         transformer: Backbone | Held,
         vae: Autoencoder | Held,
         text_encoder: TextEncoder | Held,
+        transformer_2: Backbone | Held | None = None,
         controlnet: Any = None,
         tokenizer: Tokenizer,
         defaults: SamplingDefaults,
@@ -98,7 +83,10 @@ class Pipeline(Finishing):
         read_lora: Read | None = None,
     ) -> None:
         self.defaults = defaults
-        self._loras = Loras(read_lora)
+        self._loras = Loras(read_lora, "" if transformer_2 is None else HIGH)
+        self._carriers = {FIRST: self._loras}
+        if transformer_2 is not None:
+            self._carriers[SECOND] = Loras(read_lora, LOW)
         self.card = card
         self.compat = compat
         super().__init__(
@@ -107,24 +95,12 @@ class Pipeline(Finishing):
             tiling=tiling,
             rescue=rescue,
             transformer=transformer,
+            transformer_2=transformer_2,
             vae=vae,
             text_encoder=text_encoder,
             controlnet=controlnet,
         )
-        self._text_options: dict[str, Any] = {
-            "max_tokens": defaults.max_tokens,
-            "lowercase": defaults.lowercase,
-            "prompt_suffix": prompt_suffix,
-            "device": self.device,
-            "compat": compat,
-        }
-        self.tokenizer = tokenizer
-        self.text = self._text_stage(defaults.instruction)
-        self._other_text: TextStage | None = None
-
-    def renewed(self, name: str) -> None:
-        if name == "text_encoder":
-            self.text, self._other_text = self._text_stage(self.defaults.instruction), None
+        self.prepare_reading(tokenizer, defaults, prompt_suffix)
 
     @property
     def loras(self) -> Mapping[str, Strength]:
@@ -141,8 +117,12 @@ class Pipeline(Finishing):
     @loras.setter
     def loras(self, strengths: Mapping[str, Any]) -> None:
         blend = blend_of(strengths)
-        self._loras.load(blend, lambda: self.transformer)
+        self._load_loras(blend)
         self._loras.strengths = dict(blend)
+
+    def _load_loras(self, blend: Blend) -> None:
+        for name, carrier in self._carriers.items():
+            carrier.load(blend, lambda name=name: getattr(self, name))  # type: ignore[misc]
 
     @property
     def has_controlnet(self) -> bool:
@@ -208,6 +188,12 @@ class Pipeline(Finishing):
             request = Request.of(prompt, **fields)
         given = (inputs or Inputs(image, mask, control)).read()
         given.check(request)
+        if self.makes_clips:
+            from frolic.pipeline.clips import check_given
+
+            check_given(given, self._held[FIRST].config, self.defaults)
+        if given.control is not None and request.step_cache:
+            raise RequestError("step_cache takes over what a ControlNet would have changed; leave one of them out.")
         if given.control is not None and not self.has_controlnet:
             raise RequestError("This model has no ControlNet; load it with one: --controlnet MODEL.")
         most = self.defaults.most_pixels
@@ -216,25 +202,17 @@ class Pipeline(Finishing):
         request, notes = request.completed(self.defaults, self.stride, blocks)
         blends = blends_of(request, self._loras.strengths)
         for blend in blends:
-            self._loras.load(blend, lambda: self.transformer)
+            self._load_loras(blend)
+        notes += self._loras.notes(blends)
         request = replace(request, loras=blends)
         return self._draw(request, notes, latents, given, output, tokens)
-
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Text to ``Conditioning`` [B, S, E]. Each prompt is encoded by itself, and the last few are remembered.
-
-        Raises:
-            NumericsError: the text encoder gave something that is not finite.
-        """
-        rows = [self.text.encode(prompt) for prompt in prompts]
-        return Conditioning(torch.cat([row.embeds for row in rows]), torch.cat([row.mask for row in rows]))
 
     def _draw(
         self, request: Request, notes: list[str], latents: Tensor | None, given: Given, output: Output, tokens: int
     ) -> Iterator[Progress | Result]:
         started = time.perf_counter()
         drawn = request.drawn(self.defaults, self.stride)
-        size = batch_size(*drawn)
+        size = batch_size(*drawn, frames=request.frames or 1)
         firsts = range(0, request.pictures, size)
         finished: list[Tensor] = []
         using = ExitStack()
@@ -246,42 +224,27 @@ class Pipeline(Finishing):
             encoded = encode_texts(stage, request)
             self.spare("text_encoder")
             with torch.inference_mode():
-                tied = anchors(
-                    placed,
-                    lambda picture: self._autoencoder().encode(picture, notes=notes),
-                    self._held["vae"].config.stride,
-                )
+                tied = self._anchors(placed, request, notes)
                 if given.size is not None:
                     self.spare("vae")
-                led = tied.control is not None
-                transformer, blends = self.transformer, request.loras or ((),)
-                mixes = using.enter_context(self._loras.mixes(transformer, blends))
-                texts = [
-                    prepare_texts(
-                        transformer,
-                        self.controlnet if led else None,
-                        request,
-                        encoded,
-                        tokens,
-                        self.dtype,
-                        shared=self.compat == "native",
-                        mixes=mixes,
-                        phase=phase,
-                    )
-                    for phase in range(1 if mixes is None else mixes.phases)
-                ]
+                blends = request.loras or ((),)
+                experts = using.enter_context(self._experts(request, encoded, tokens, blends, tied))
             for number, first in enumerate(firsts):
                 rows = range(first, min(first + size, request.pictures))
                 x = None if latents is None else latents[rows.start : rows.stop]
-                for step in self._steps(request, rows, x, texts, tied, drawn, mixes):
+                for step in self._steps(request, rows, x, experts, tied, drawn):
                     x = step.x
                     require_finite(x, f"Denoising, step {step.index + 1} of {step.total},")
                     done = number * step.total + step.index
                     yield Progress(done, step.total * len(firsts), first, Latents(step.denoised), self)
                 assert x is not None
                 finished += x.split(1)
+            width = experts.tokens
+            if request.step_cache:
+                reused, steps = (sum(each) for each in zip(*[(c.reused, c.steps) for c in experts.caches], strict=True))
+                notes.append(f"{reused} of {steps} calls of the model were taken over from earlier steps (step_cache).")
             using.close()
-            self.spare("transformer", "controlnet")
+            self.spare(FIRST, SECOND, "controlnet")
             result = Result(
                 images=(),
                 pixels=None,
@@ -291,11 +254,13 @@ class Pipeline(Finishing):
                 model=self.card,
                 settings=self._settings(latents is not None, hashes, self._loras.hashes(blends)),
                 batches=tuple((i % size, min(size, request.pictures - i + i % size)) for i in range(request.pictures)),
-                tokens=texts[0].tokens,
+                tokens=width,
             )
-            del texts, tied, encoded, mixes, transformer
+            del experts, tied, encoded
             tensor = self._pictures(finished, result, given)
-            images = tuple(to_image(row) for row in tensor) if output == "pil" else ()
+            stills = tensor if tensor.ndim == 4 else tensor[:, :, 0]
+            images = tuple(to_image(row) for row in stills) if output == "pil" and not request.is_video else ()
+            videos = tuple(to_frames(row) for row in tensor) if output == "pil" and request.is_video else ()
         except FrolicError:
             raise
         except Exception as error:
@@ -308,17 +273,16 @@ class Pipeline(Finishing):
             using.close()
             self.spare()
         pixels = tensor if output == "tensor" else None
-        yield replace(result, images=images, pixels=pixels, seconds=time.perf_counter() - started)
+        yield replace(result, images=images, videos=videos, pixels=pixels, seconds=time.perf_counter() - started)
 
     def _steps(
         self,
         request: Request,
         rows: range,
         noise: Tensor | None,
-        texts: Sequence[Texts],
+        experts: Experts,
         tied: Anchors,
         drawn: tuple[int, int],
-        mixes: Mixes | None,
     ) -> Iterator[Any]:
         """The sampler's steps. Inference mode is held while it computes and released while the caller looks."""
         assert request.steps and request.sampler and request.schedule
@@ -330,20 +294,26 @@ class Pipeline(Finishing):
             if tied.known is not None:
                 sigmas = tail(sigmas, request.strength)
                 x = add_noise(tied.known.to(x), x, sigmas[0])
-            denoise = denoiser(
-                self.transformer,
-                request,
-                rows,
-                texts,
-                tied,
-                sigmas=sigmas,
-                timesteps=schedule.timesteps,
-                dtype=self.dtype,
-                device=self.device,
-                controlnet=self.controlnet if tied.control is not None else None,
-                injection=self.compat,
-                mixes=mixes,
-            )
+
+            def expert(name: str) -> Denoise:
+                transformer, ready = experts.get(name)
+                return denoiser(
+                    transformer,
+                    experts.requests[name],
+                    rows,
+                    ready.texts,
+                    tied,
+                    sigmas=sigmas,
+                    timesteps=schedule.timesteps,
+                    dtype=self.dtypes.get(name, self.dtype),
+                    device=self.device,
+                    controlnet=self.controlnet if tied.control is not None else None,
+                    injection=self.compat,
+                    mixes=ready.mixes,
+                    caches=experts.caches,
+                )
+
+            denoise = experts.denoiser(expert, self.defaults.boundary, schedule.timesteps)
             steps = sampler.solve(denoise, x, sigmas)
         while True:
             with torch.inference_mode():
@@ -352,28 +322,59 @@ class Pipeline(Finishing):
                 return
             yield step
 
-    def _stage_for(self, request: Request) -> TextStage:
-        """The text stage with the request's instruction. The model's own and the last other one are kept, and with them
-        the texts that they remember."""
-        if request.instruction == self.text.instruction:
-            return self.text
-        if self._other_text is None or request.instruction != self._other_text.instruction:
-            self._other_text = self._text_stage(request.instruction or "")
-        return self._other_text
+    def _experts(
+        self, request: Request, encoded: Encoded, tokens: int, blends: Sequence[Blend], tied: Anchors
+    ) -> Experts:
+        led = tied.control is not None
 
-    def _text_stage(self, instruction: str) -> TextStage:
-        encoder = HeldEncoder(self._held["text_encoder"])
-        return TextStage(encoder, self.tokenizer, instruction=instruction, **self._text_options)
+        def prepare(transformer: Any, asked: Request, mixes: Mixes | None) -> list[Texts]:
+            return [
+                prepare_texts(
+                    transformer,
+                    self.controlnet if led else None,
+                    asked,
+                    encoded,
+                    tokens,
+                    self.dtype,
+                    shared=self.defaults.reading == "native",
+                    mixes=mixes,
+                    phase=phase,
+                )
+                for phase in range(1 if mixes is None else mixes.phases)
+            ]
+
+        return Experts(self, [*self._carriers], self._carriers, request, blends, prepare)
+
+    def _anchors(self, placed: Given, request: Request, notes: list[str]) -> Anchors:
+        config = self._held["vae"].config
+
+        def encode(picture: Tensor) -> Tensor:
+            return self._autoencoder().encode(picture, notes=notes)
+
+        if not self.makes_clips:
+            return anchors(placed, encode, config.stride)
+        from frolic.pipeline.clips import clip_anchors
+
+        return clip_anchors(placed, encode, self._held[FIRST].config, request.frames or 1, config.frame_stride)
 
     def _noise(self, request: Request, rows: range, drawn: tuple[int, int]) -> Tensor:
         config = self._held["vae"].config
-        shape = (config.latent_channels, drawn[0] // config.stride, drawn[1] // config.stride)
+        shape: tuple[int, ...] = (config.latent_channels, drawn[0] // config.stride, drawn[1] // config.stride)
+        if self.makes_clips:
+            shape = (shape[0], 1 + ((request.frames or 1) - 1) // config.frame_stride, *shape[1:])
         return torch.cat([sample_noise(shape, request.seeds[row], [0]) for row in rows])
 
     def _sized_by(self, request: Request, latents: Tensor) -> Request:
         """``request`` with the size of the ``latents`` a caller gave."""
         config = self._held["vae"].config
-        height, width = latents_size(latents, request.pictures, config.latent_channels, config.stride, self.stride)
+        height, width = latents_size(
+            latents, request.pictures, config.latent_channels, config.stride, self.stride, self.makes_clips
+        )
+        if self.makes_clips:
+            frames = 1 + (latents.shape[2] - 1) * config.frame_stride
+            if request.seconds is not None or request.frames not in (None, frames):
+                raise RequestError(f"latents are for {frames} frames; leave out frames and seconds.")
+            request = replace(request, frames=frames)
         if (request.height or height, request.width or width) != (height, width) or request.aspect or request.binning:
             raise RequestError(f"latents are for {width}x{height} pixels; leave out height, width, aspect and binning.")
         return replace(request, height=height, width=width, binning=False)

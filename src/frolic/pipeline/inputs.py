@@ -139,11 +139,14 @@ class Given:
 @dataclass(frozen=True)
 class Anchors:
     """What a run is tied to, in the transformer's scale: ``known`` and ``control`` [1, C, h, w], ``kept`` [1, 1, h, w]
-    is 1 where ``known`` stays."""
+    is 1 where ``known`` stays. Of a clip, ``first`` [1, C, 1, h, w] is its first frame, and ``beside`` [1, C', t, h, w]
+    are the channels that say what is known of it."""
 
     known: Tensor | None = None
     kept: Tensor | None = None
     control: Tensor | None = None
+    first: Tensor | None = None
+    beside: Tensor | None = None
 
 
 def anchors(given: Given, encode: Callable[[Tensor], Tensor], stride: int) -> Anchors:
@@ -158,27 +161,31 @@ def anchors(given: Given, encode: Callable[[Tensor], Tensor], stride: int) -> An
     return Anchors(known, kept, control)
 
 
-def latents_size(latents: Tensor, pictures: int, channels: int, stride: int, step: int) -> tuple[int, int]:
-    """Height and width in pixels that given ``latents`` [B, C, h, w] are for; ``step``: sides are its multiples.
+def latents_size(
+    latents: Tensor, pictures: int, channels: int, stride: int, step: int, clips: bool = False
+) -> tuple[int, int]:
+    """Height and width in pixels that given ``latents`` [B, C, h, w], or of ``clips`` [B, C, t, h, w], are for;
+    ``step``: sides are its multiples.
 
     Raises:
         RequestError: they are not starting noise for ``pictures`` of ``channels``.
     """
     shape = tuple(latents.shape)
     fits = (
-        len(shape) == 4
+        len(shape) == (5 if clips else 4)
         and shape[:2] == (pictures, channels)
-        and all(side > 0 and side * stride % step == 0 for side in shape[2:])
+        and all(shape[2:])
+        and all(side * stride % step == 0 for side in shape[-2:])
         and latents.is_floating_point()
     )
     if not fits:
         raise RequestError(
-            f"latents are {list(shape)} of {latents.dtype}; give float [{pictures}, {channels}, height / {stride}, "
-            f"width / {stride}], one for each picture."
+            f"latents are {list(shape)} of {latents.dtype}; give float [{pictures}, {channels}, "
+            f"{'frames, ' if clips else ''}height / {stride}, width / {stride}], one for each picture."
         )
     if not bool(torch.isfinite(latents).all()):
         raise RequestError("latents hold values that are not finite; give finite noise.")
-    return shape[2] * stride, shape[3] * stride
+    return shape[-2] * stride, shape[-1] * stride
 
 
 def _tensor(picture: Any, name: str) -> Tensor:

@@ -20,7 +20,8 @@ _NAME, _RECORDS = "latents", "frolic"
 
 @dataclass(frozen=True)
 class Kept:
-    """``latents`` [B, C, h, w] in the transformer's scale, and of each picture the record it would have carried.
+    """``latents`` [B, C, h, w], or of clips [B, C, t, h, w], in the transformer's scale, and of each picture the record
+    it would have carried.
     ``given`` holds, at the size of the pictures, the image and the mask where some of that image stays."""
 
     latents: Tensor
@@ -57,7 +58,9 @@ class Kept:
         try:
             records: Sequence[dict[str, Any]] = json.loads(raw or "")
             latents, given = tensors[_NAME], Given(tensors.get("image"), tensors.get("mask"))
-            whole = latents.ndim == 4 and 0 < len(latents) == len(records) and all(map(_is_whole, records))
+            is_video = latents.ndim == 5 and latents.shape[2] > 1
+            whole = latents.ndim in (4, 5) and 0 < len(latents) == len(records)
+            whole = whole and all(_is_whole(record, is_video) for record in records)
             whole = whole and (given.image is None) == (given.mask is None)
         except (ValueError, KeyError, TypeError, RecursionError):
             whole = False
@@ -66,10 +69,13 @@ class Kept:
         return cls(latents, tuple(records), given)
 
 
-def _is_whole(record: dict[str, Any]) -> bool:
+def _is_whole(record: dict[str, Any], is_video: bool) -> bool:
     """Whether ``record`` says what decoding needs; what it lacks raises KeyError."""
     wanted, model = record["request"], record["model"]
-    Request.of(wanted["prompt"], seed=wanted["seed"], width=wanted["width"], height=wanted["height"])
+    frames, fps = wanted.get("frames", 1), wanted.get("fps")
+    size = {"width": wanted["width"], "height": wanted["height"]}
+    Request.of(wanted["prompt"], seed=wanted["seed"], frames=frames, fps=fps, **size)
     texts = (wanted["prompt"], record["dtype"], model["name"], model["hash"])
     numbers = (wanted["seed"], wanted["width"], wanted["height"])
-    return all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)
+    fits = (frames > 1) == is_video and (fps is not None or not is_video)
+    return fits and all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)

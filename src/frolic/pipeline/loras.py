@@ -15,21 +15,27 @@ from torch import Tensor, nn
 
 from frolic.errors import RequestError
 from frolic.lora.adapter import Loaded
+from frolic.lora.experts import HIGH
 from frolic.lora.layer import Attached
 from frolic.request import Request
 from frolic.sampling.guidance import UNCOND
 from frolic.strength import Blend, Strength, blend_of
 from frolic.types import Denoise
 
-Read = Callable[[str, Any], Loaded]
-"""An adapter by its source, for a transformer. Raises as ``frolic.adapters.read``."""
+Read = Callable[[str, Any, str], Loaded]
+"""An adapter by its source, for a transformer that is the expert ``high`` or ``low``. Raises as
+``frolic.adapters.read``."""
 
 
 class Loras:
-    """Adapters that were loaded stay, whatever the blend: another one costs nothing but another mix."""
+    """Adapters that were loaded stay, whatever the blend: another one costs nothing but another mix.
 
-    def __init__(self, read: Read | None) -> None:
+    ``expert``: which of two the transformer is, ``high`` or ``low``; empty where there is one alone.
+    """
+
+    def __init__(self, read: Read | None, expert: str = "") -> None:
         self._read = read
+        self._expert = expert
         self._loaded: dict[str, Loaded] = {}
         self._attached: Attached | None = None
         self._on: nn.Module | None = None
@@ -44,7 +50,7 @@ class Loras:
                 continue
             if self._read is None:
                 raise RequestError("This pipeline was put together without a way to read adapters; use frolic.load.")
-            found = self._read(source, transformer())
+            found = self._read(source, transformer(), self._expert or HIGH)
             names = {loaded.name for loaded in self._loaded.values()}
             name, number = found.name, 2
             while name in names:
@@ -65,6 +71,16 @@ class Loras:
         """Sources as the names of records."""
         return tuple(tuple((self._of(source).name, each) for source, each in blend) for blend in blends)
 
+    def notes(self, blends: Sequence[Blend]) -> list[str]:
+        """A sentence for each adapter of the blends of which not all is used."""
+        used = {source: self._of(source) for blend in blends for source, _ in blend}
+        return [
+            f"{len(each.adapter.left_out)} tensors of {each.name} are of no use here and were passed over: "
+            f"{', '.join(each.adapter.left_out[:3])}{' ...' if len(each.adapter.left_out) > 3 else ''}"
+            for each in used.values()
+            if each.adapter.left_out
+        ]
+
     def hashes(self, blends: Sequence[Blend]) -> dict[str, str]:
         """By name in records, of what the blends use."""
         return {self._of(source).name: self._of(source).hash for blend in blends for source, _ in blend}
@@ -79,6 +95,7 @@ class Loras:
     def mixes(self, transformer: Any, blends: Sequence[Blend]) -> Iterator[Mixes | None]:
         """What the blends do to ``transformer``, which carries their adapters while a drawing lasts; None if they do
         nothing. Drawings of one pipeline may take turns: what one of them uses stays until it ends."""
+        blends = [tuple((source, each) for source, each in blend if self._acts(source, each)) for blend in blends]
         if not any(strength.weight for blend in blends for _, strength in blend):
             if not self._drawing:
                 # Without any it is bit for bit what it was, with products folded that no adapter could be included in.
@@ -91,6 +108,11 @@ class Loras:
             yield Mixes(self, [[(_key(*each), each[1]) for each in blend] for blend in blends])
         finally:
             self._drawing -= 1
+
+    def _acts(self, source: str, strength: Strength) -> bool:
+        """Whether an adapter is for this expert."""
+        target = self._of(source).expert or "all" if strength.target == "auto" else strength.target
+        return not self._expert or target in ("all", self._expert)
 
     def _carry(self, transformer: Any, blends: Sequence[Blend]) -> None:
         # An adapter that acts in different blocks in different blends is carried once for each.

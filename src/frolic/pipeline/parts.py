@@ -121,6 +121,7 @@ class Parts:
     """Modules by name, each given as it is or as what holds it, and replaced by assignment."""
 
     transformer = _part("transformer")
+    transformer_2 = _part("transformer_2")
     vae = _part("vae")
     text_encoder = _part("text_encoder")
     controlnet = _part("controlnet")
@@ -132,6 +133,10 @@ class Parts:
         """These parts, or all, are not needed for now."""
         for name in names or self._held:
             self._held[name].release()
+
+    def forgets(self, name: str) -> bool:
+        """Whether a part is another module each time that it is needed."""
+        return isinstance(self._held[name], Reread)
 
     def renewed(self, name: str) -> None:
         """Hears of a part that was replaced."""

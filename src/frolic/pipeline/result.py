@@ -37,8 +37,8 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out: ``images`` (PIL) or ``pixels`` [B, 3, H, W] in [-1, 1], as asked; or ``videos``, each uint8
-    [T, H, W, 3], where a picture has more than one frame.
+    """What came out: ``images`` (PIL), or ``videos`` (each uint8 [T, H, W, 3]) where a picture has more than one frame,
+    or ``pixels`` [B, 3, H, W] (of a model of videos [B, 3, T, H, W]) in [-1, 1], as asked.
 
     ``request`` has nothing left open, ``seconds`` is what it took, ``notes`` what the user should be told, ``batches``
     for each picture its place in the batch it was drawn in and how large that was, ``tokens`` the width of the text.

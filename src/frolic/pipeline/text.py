@@ -44,7 +44,9 @@ class TextStage:
 
     ``compat`` says whose behaviour it is. ``diffusers``: text is put in lower case where the model wants it
     (``lowercase``) and stripped, and a negative prompt has its own mask. ``native`` (SANA's authors): case stays, only
-    the prompt is stripped, and the negative prompt is read through the prompt's mask, padding and all.
+    the prompt is stripped, and the negative prompt is read through the prompt's mask, padding and all. With ``spaces``
+    each run of white space is one, and HTML's entities are characters: Wan's cleaning of texts, but for mending wrongly
+    decoded ones.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TextStage:
         prompt_suffix: str = "",
         device: torch.device | str = "cpu",
         compat: Compat = "diffusers",
+        spaces: bool = False,
     ) -> None:
         self.encoder = encoder
         self.tokenizer = tokenizer
@@ -67,6 +70,7 @@ class TextStage:
         self.prompt_suffix = prompt_suffix
         self.device = torch.device(device)
         self.compat = compat
+        self.spaces = spaces
         self._head = tokenizer.ids(instruction) if instruction else []
         self._prefix: Prefix | None = None
         self._texts: OrderedDict[tuple[str, bool, bool], Conditioning] = OrderedDict()
@@ -85,7 +89,7 @@ class TextStage:
         if key in self._texts:
             self._texts.move_to_end(key)
             return self._texts[key]
-        ids = self.tokenizer.ids(self.instruction + text if instructed else text)
+        ids = self.tokenizer.cut(self.instruction + text if instructed else text, self._places(instructed))
         # Remembered tensors must be usable in training too, whatever mode the caller is in.
         with torch.inference_mode(False), torch.no_grad():
             encoded = self._encode(ids, self._head if instructed else [], padding)
@@ -118,11 +122,19 @@ class TextStage:
         self._prefix = None
 
     def _prepared(self, prompt: str, negative: bool) -> str:
+        if self.spaces:
+            import html
+
+            prompt = " ".join(html.unescape(html.unescape(prompt)).split())
         if self.compat == "native":
             text = prompt if negative else prompt.strip()
         else:
             text = (prompt.lower() if self.lowercase else prompt).strip()
         return text + self.prompt_suffix if text else text
+
+    def _places(self, instructed: bool) -> int:
+        """How many tokens may be encoded, those of an instruction included that do not come out."""
+        return self.max_tokens + (self._hidden(self._head) if instructed else 0)
 
     @staticmethod
     def _hidden(head: Sequence[int]) -> int:
@@ -132,7 +144,6 @@ class TextStage:
     def _encode(self, ids: list[int], head: Sequence[int], padding: bool) -> Conditioning:
         """``ids`` that begin with ``head``, up to where the two merge. With ``padding``, its states too."""
         total = self.max_tokens + self._hidden(head)
-        ids = ids[:total]
         real = max(1, len(ids))  # attention needs something to look at
         shared = _common(head[:-1], ids[:-1])
         # Padding is on the right and nothing looks to its right: what lies behind the real tokens changes none of them.

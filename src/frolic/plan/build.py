@@ -78,6 +78,7 @@ class BuildPlan:
     memory: str = "auto"
     tiling: str = "auto"
     notes: tuple[str, ...] = ()
+    allow_partial: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,6 +122,7 @@ def make_plan(
     compat: Compat = "diffusers",
     memory: str = "auto",
     tiling: str = "auto",
+    allow_partial: bool = False,
     watch: Watch | None = None,
 ) -> BuildPlan:
     """Decide how to build ``model``: a short name, a folder in diffusers' layout, ``org/name[@rev]`` on the Hub, or a
@@ -130,7 +132,8 @@ def make_plan(
     several weight files, ``fp16`` or ``bf16``; None takes the one that suits the dtype. ``controlnet`` and ``vae``:
     such a part, instead of the model's own. ``compat``: ``native`` follows the authors' code where diffusers differs.
     ``memory``: ``full`` keeps all parts loaded, ``low`` one after the other, ``auto`` decides by what is free.
-    ``tiling``: whether pictures are decoded in pieces. ``watch`` hears of downloads.
+    ``tiling``: whether pictures are decoded in pieces. ``allow_partial``: whether adapters may hold what is of no use
+    to the model. ``watch`` hears of downloads.
 
     Raises:
         ModelNotFoundError: nothing is there.
@@ -162,6 +165,8 @@ def make_plan(
         ("vae", vae),
     ):
         if given is not None:
+            if name not in specs:
+                raise RequestError(f"Models like {folder.name} ({folder.family.name}) have no {name}; leave it out.")
             place = find_model(given, watch, [name])
             loose[name] = _one_file(name, place, folder, notes) if place.is_file() else _loose(name, specs[name], place)
     known, alike = _published(folder, model, loose.get("transformer"))
@@ -192,6 +197,7 @@ def make_plan(
         memory=memory,
         tiling=tiling,
         notes=tuple(notes),
+        allow_partial=allow_partial,
     )
     _check_parts(plan)
     _check_defaults(plan)
@@ -270,21 +276,17 @@ def _defaults(folder: ModelFolder, known: Published | None, compat: str) -> Samp
 
 def _check_parts(plan: BuildPlan) -> None:
     """Refuse parts that are each in order but do not belong together."""
-    transformer, vae, text = (plan.parts[name].config for name in ("transformer", "vae", "text_encoder"))
+    configs = {name: part.config for name, part in plan.parts.items()}
+    transformer, vae, text = (configs[name] for name in ("transformer", "vae", "text_encoder"))
     problems = Problems(f"The parts of the model in {plan.path} do not fit each other; get its files again")
     for what, one, other in (
         ("colour channels", vae.in_channels, 3),
-        ("latent channels", vae.latent_channels, transformer.in_channels),
-        ("channels in and out", transformer.in_channels, transformer.out_channels),
         ("text width", text.width, transformer.caption_channels),
     ):
         if one != other:
             problems.add(what, f"{one} and {other}")
-    if getattr(transformer, "guidance_embeds", False):
-        problems.add("not supported", "a transformer that embeds its guidance (SANA-Sprint)")
-    if "controlnet" in plan.parts:
-        for what, said in plan.parts["controlnet"].config.differences(transformer).items():
-            problems.add(f"controlnet {what}", said)
+    for what, said in plan.family.misfits(configs, plan.defaults):
+        problems.add(what, said)
     problems.raise_any(CheckpointError)
 
 

@@ -80,16 +80,20 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
     request, notes = request.completed(plan.defaults, vae.config.stride * config.patch_size, config.layers)
     height, width = request.drawn(plan.defaults, vae.config.stride * config.patch_size)
     grid = (height // vae.config.stride, width // vae.config.stride)
-    at_once = min(request.pictures, batch_size(height, width))
+    frames = request.frames or 1
+    at_once = min(request.pictures, batch_size(height, width, frames))
     branches = len(guidance.branches(request.guidance_scale or 1, request.pag_scale))
-    tokens = grid[0] * grid[1] // config.patch_size**2
+    latent_frames = 1 + (frames - 1) // plan.defaults.frame_stride
+    tokens = latent_frames * grid[0] * grid[1] // config.patch_size**2
     text = plan.defaults.max_tokens
     free = free_bytes(plan.device)
     spares = plan.spares_memory()
     resident = vae.bytes if spares else plan.weight_bytes()
     decoding, tiled = vae.config.decode_bytes(*grid, vae.dtype.itemsize, free - resident, plan.device.type, plan.tiling)
+    if frames > 1:
+        decoding += frames * height * width * 3 * 4  # the frames themselves
     denoising = config.working_bytes(tokens, transformer.dtype.itemsize) * at_once * branches
-    working = {"transformer": denoising, "vae": decoding}
+    working = {"transformer": denoising, "transformer_2": denoising, "vae": decoding}
     parts = tuple(
         PartEstimate(
             name=name,
@@ -108,14 +112,14 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
     forward = config.flops(tokens, text) * branches * steps * request.pictures
     if "controlnet" in plan.parts:
         forward *= 1 + plan.parts["controlnet"].config.layers / config.layers
-    decode = vae.config.decode_flops(*grid) * request.pictures
+    decode = vae.config.decode_flops(*grid) * latent_frames * request.pictures
     seconds = sum(
         work / (_EFFICIENCY * _speed(plan.device, part.dtype)) for work, part in ((forward, transformer), (decode, vae))
     )
     return Estimate(
         model=plan.name,
         device=str(plan.device),
-        size=f"{request.width}x{request.height}",
+        size=f"{request.width}x{request.height}" + (f", {frames} frames" if frames > 1 else ""),
         drawn=f"{width}x{height}",
         pictures=request.pictures,
         steps=request.steps or 0,

@@ -55,6 +55,9 @@ class Request:
     Of a video: ``frames``, or ``seconds`` instead of them, and ``fps``, how many frames are shown a second.
     ``guidance_scale_2``: of the second of two experts; left out, it is ``guidance_scale`` where that is given.
 
+    ``step_cache``: steps whose first block does what it did before, but for this share (0 to 1), take the other blocks'
+    work over; 0 is never.
+
     Raises:
         RequestError: listing everything that cannot be carried out.
     """
@@ -86,6 +89,7 @@ class Request:
     seconds: float | None = None
     fps: float | None = None
     guidance_scale_2: float | None = None
+    step_cache: float = 0.0
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -155,6 +159,7 @@ class Request:
             check_number(problems, name, getattr(self, name), 0, MAX_GUIDANCE)
         if not (is_number(self.strength) and 0 < self.strength <= 1):
             problems.append(f"strength is {self.strength!r}, it must be above 0 and at most 1")
+        check_number(problems, "step_cache", self.step_cache, 0, 1)
         if self.pag_layers is not None:
             if not isinstance(self.pag_layers, tuple) or not self.pag_layers:
                 problems.append("pag_layers must be a tuple of block numbers")
@@ -349,6 +354,7 @@ UNSAID: Mapping[str, Any] = MappingProxyType(
         "frames": 1,
         "fps": None,
         "guidance_scale_2": None,
+        "step_cache": 0.0,
     }
 )
 """What a record does not say is this."""

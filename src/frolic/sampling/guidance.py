@@ -6,10 +6,13 @@ A batched form makes one call for all branches: ``joint`` takes ``[k B, ...]``, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from frolic.sampling.prediction import per_sample
+from frolic.sampling.schedules import TRAIN_STEPS, exact_timesteps
 from frolic.types import Denoise
 
 UNCOND, COND, PERTURBED = "uncond", "cond", "perturbed"
@@ -107,6 +110,20 @@ def interval(inside: Denoise, outside: Denoise, low: float, high: float) -> Deno
     return denoise
 
 
+def experts(
+    high: Denoise, low: Denoise, boundary: float, timesteps: Callable[[Tensor], Tensor] = exact_timesteps
+) -> Denoise:
+    """Two denoisers that share the work: ``high`` from the noise level ``boundary`` (0 to 1) on, upwards, and ``low``
+    below it. All samples of a batch are at one level. ``timesteps`` is the schedule's, in which the two are compared:
+    Wan2.2's rule (``wan/text2video.py``)."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        reached = timesteps(sigma.flatten()[:1]) >= boundary * TRAIN_STEPS
+        return high(x, sigma) if bool(reached) else low(x, sigma)
+
+    return denoise
+
+
 def keep(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
     """Inpainting: where ``mask`` is 1 (0..1, broadcasts against ``known`` [B, ...]) the estimate is ``known``.
 
@@ -118,6 +135,17 @@ def keep(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
         return mask * known + (1 - mask) * denoise(x, sigma)
 
     return kept
+
+
+def begin(denoise: Denoise, first: Tensor) -> Denoise:
+    """A clip that begins with a given frame: the estimate of its first latent frame is ``first`` [1, C, 1, h, w], which
+    broadcasts over the batch. A sampler that ends at noise zero then ends with it."""
+
+    def begun(x: Tensor, sigma: Tensor) -> Tensor:
+        rest = denoise(x, sigma)[:, :, 1:]
+        return torch.cat([first.to(rest).expand(len(rest), -1, -1, -1, -1), rest], dim=2)
+
+    return begun
 
 
 def _each(joint: Denoise, count: int, x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:

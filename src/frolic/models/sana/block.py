@@ -6,7 +6,6 @@ N heads, K head width, F feed-forward width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frolic.models.context import TextContext
 from frolic.models.sana.config import SanaConfig
 from frolic.nn.attention import softmax_attention
 from frolic.nn.linear_attention import relu_linear_attention
@@ -24,49 +24,17 @@ ATTENTION_EPS = 1e-15
 
 
 @dataclass(frozen=True)
-class SanaContext:
-    """All that the blocks need of the text, computed once a request.
-
-    ``kv`` holds per block what its cross attention reads: keys and values, each ``[B, N, S, K]``; folded, the three
-    tensors of ``CrossAttention.fold``; of a single token, what reading it gives, ``[B, 1, D]``. ``mask`` is ``[B, S]``.
-    ``after`` are the samples that follow, whose text has another length.
-    """
-
-    kv: tuple[tuple[Tensor, ...], ...]
-    mask: Tensor
-    after: SanaContext | None = None
-
-    def __len__(self) -> int:
-        """How many samples."""
-        return len(self.mask) + (0 if self.after is None else len(self.after))
-
-    @staticmethod
-    def joined(parts: Sequence[SanaContext]) -> SanaContext:
-        """The samples of all ``parts``, one part after the other."""
-        first, *rest = parts
-        return replace(first, after=SanaContext.joined(rest)) if rest else first
-
-    @staticmethod
-    def cat(parts: Sequence[SanaContext]) -> SanaContext:
-        """Stack contexts of equal text length along the batch."""
-        blocks = zip(*(part.kv for part in parts), strict=True)
-        kv = tuple(tuple(torch.cat(tensors) for tensors in zip(*block, strict=True)) for block in blocks)
-        return SanaContext(kv, torch.cat([part.mask for part in parts]))
-
-    def rows(self, index: Tensor) -> SanaContext:
-        """The samples that ``index`` [B'] names, in its order (repeats allowed)."""
-        assert self.after is None, "texts of several lengths are selected before they are joined"
-        return SanaContext(tuple(tuple(tensor[index] for tensor in block) for block in self.kv), self.mask[index])
-
-
-@dataclass(frozen=True)
 class SanaState:
-    """What travels from block to block: ``x`` [B, L, D] changes; the rest belongs to the step."""
+    """What travels from block to block: ``x`` [B, L, D] changes; the rest belongs to the step.
+
+    ``context`` holds, of each block's text, keys and values; folded, the three tensors of ``CrossAttention.fold``; of a
+    single token, what reading it gives, ``[B, 1, D]``. Its ``mask`` is true where a token is real.
+    """
 
     x: Tensor
     modulation: Tensor  # [B, 6, D]
     time: Tensor  # [B, D]
-    context: SanaContext
+    context: TextContext
     grid: tuple[int, int]
     perturb: Perturb | None = None
 
@@ -213,7 +181,7 @@ class SanaBlock(nn.Module):
         x = torch.addcmul(x, gate2, self.mlp(modulated_layer_norm(x, shift2, scale2, self.eps), state.grid))
         return replace(state, x=x)
 
-    def _read(self, x: Tensor, context: SanaContext) -> Tensor:
+    def _read(self, x: Tensor, context: TextContext) -> Tensor:
         if context.after is None:
             return x + self.cross(x, context.kv[self.index], context.mask)
         here, there = x.split([len(context.mask), len(context.after)])

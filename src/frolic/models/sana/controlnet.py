@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from frolic.models.configs import refuse
-from frolic.models.sana.block import SanaContext, SanaState
+from frolic.models.context import TextContext
+from frolic.models.sana.block import SanaState
 from frolic.models.sana.config import SanaControlNetConfig
 from frolic.models.sana.trunk import SanaTrunk
 from frolic.nn.embed import patchify
@@ -59,7 +60,7 @@ class SanaControlNet(SanaTrunk):
         return net
 
     def control(
-        self, latents_BCHW: Tensor, context: SanaContext, *, scale: float = 1.0, injection: Injection = "diffusers"
+        self, latents_BCHW: Tensor, context: TextContext, *, scale: float = 1.0, injection: Injection = "diffusers"
     ) -> SanaControl:
         """What a request's steps need. ``latents`` are the encoded control picture, one for all or one for each row of
         ``context``, which is this ControlNet's own (its ``context`` makes it); ``scale`` multiplies what is added."""
@@ -78,7 +79,7 @@ class SanaControl:
     """A control picture, ready for a request: ``signal`` is ``[B, L, D]``, ``context`` has the same rows."""
 
     net: SanaControlNet
-    context: SanaContext
+    context: TextContext
     signal: Tensor
     scale: float
     injection: Injection

@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from frolic.models.sana.block import SanaContext, SanaState
+from frolic.models.context import TextContext
+from frolic.models.sana.block import SanaState
 from frolic.models.sana.config import SanaConfig
 from frolic.models.sana.controlnet import SanaControl
 from frolic.models.sana.trunk import SanaTrunk
 from frolic.nn.embed import unpatchify
 from frolic.nn.norm import modulated_layer_norm
-from frolic.types import Perturb
+from frolic.types import Perturb, Through
 
 
 class SanaTransformer(SanaTrunk):
@@ -35,17 +36,22 @@ class SanaTransformer(SanaTrunk):
         self,
         x_BCHW: Tensor,
         t_B: Tensor,
-        context: SanaContext,
+        context: TextContext,
         *,
         guidance_B: Tensor | None = None,
         perturb: Perturb | None = None,
         control: SanaControl | None = None,
+        through: Through | None = None,
     ) -> Tensor:
         """Velocity for one step of a request whose text was prepared by ``context``.
 
         ``guidance`` is the guidance scale that a Sprint model embeds. ``control`` has a row for each of the batch.
+        ``through`` applies the blocks in another way than one after the other; not with ``control``.
         """
         state = self.embed(x_BCHW, t_B, context, guidance_B=guidance_B, perturb=perturb)
+        if through is not None:
+            assert control is None, "what a ControlNet adds between blocks cannot be taken over"
+            return self.head(through(list(self.blocks), state))
         branch = None if control is None else control.begin(x_BCHW, t_B * self.config.timestep_scale)
         for index, block in enumerate(self.blocks):
             state = block(state)

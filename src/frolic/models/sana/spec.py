@@ -34,7 +34,23 @@ def _adapt(configs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _native(defaults: SamplingDefaults) -> SamplingDefaults:
     instruction = INSTRUCTIONS["native"] if defaults.instruction == INSTRUCTIONS["diffusers"] else defaults.instruction
-    return replace(defaults, schedule="native", instruction=instruction)
+    return replace(defaults, schedule="native", reading="native", instruction=instruction)
+
+
+def _misfits(configs: Mapping[str, Any], defaults: SamplingDefaults) -> list[tuple[str, str]]:
+    transformer, vae = configs["transformer"], configs["vae"]
+    found = []
+    for what, one, other in (
+        ("latent channels", vae.latent_channels, transformer.in_channels),
+        ("channels in and out", transformer.in_channels, transformer.out_channels),
+    ):
+        if one != other:
+            found.append((what, f"{one} and {other}"))
+    if transformer.guidance_embeds:
+        found.append(("not supported", "a transformer that embeds its guidance (SANA-Sprint)"))
+    if "controlnet" in configs:
+        found += [(f"controlnet {what}", said) for what, said in configs["controlnet"].differences(transformer).items()]
+    return found
 
 
 def _fuse(transformer: nn.Module) -> bool:
@@ -99,4 +115,5 @@ SANA = FamilySpec(
     # Its decoder overflows in float16, and the language model was trained in bfloat16.
     dtypes={"vae": ("bfloat16", "float32"), "text_encoder": ("bfloat16", "float32")},
     native=_native,
+    misfits=_misfits,
 )

@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frolic.models.sana.block import SanaBlock, SanaContext, SanaState
+from frolic.models.context import TextContext
+from frolic.models.sana.block import SanaBlock, SanaState
 from frolic.models.sana.config import SanaConfig
 from frolic.models.sana.positions import GridPositions
 from frolic.nn.embed import TimestepEmbedder, patchify
@@ -46,7 +47,7 @@ class SanaTrunk(nn.Module):
         scale = config.interpolation_scale
         self.positions = None if scale is None else GridPositions(width, config.sample_size // patch, scale)
 
-    def context(self, text_BSE: Tensor, mask_BS: Tensor, *, fold: bool = True) -> SanaContext:
+    def context(self, text_BSE: Tensor, mask_BS: Tensor, *, fold: bool = True) -> TextContext:
         """Project the text for every block. ``mask`` is True where a token is real; each row needs at least one.
 
         ``fold`` spares work at every step that follows where the text is short; for a single step it costs more.
@@ -59,13 +60,13 @@ class SanaTrunk(nn.Module):
                 kv.append((block.cross.only(v),))
             else:
                 kv.append(block.cross.fold(k, v) if fold and block.cross.can_fold(k.shape[2]) else (k, v))
-        return SanaContext(tuple(kv), mask_BS.bool())
+        return TextContext(tuple(kv), mask_BS.bool())
 
     def embed(
         self,
         x_BCHW: Tensor,
         t_B: Tensor,
-        context: SanaContext,
+        context: TextContext,
         *,
         guidance_B: Tensor | None = None,
         perturb: Perturb | None = None,

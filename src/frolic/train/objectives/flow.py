@@ -6,23 +6,36 @@ B batch, C latent channels, h/w latent height and width, S text tokens, E text w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frolic.config import Section
+from frolic.sampling.prediction import per_sample
+
+Level = Annotated[float, Field(ge=0, le=1)]
 
 
 class FlowSettings(Section):
     """Times are logit-normal (``mean``, ``deviation``), then warped by ``shift`` as sampling warps its schedule, so
     that training spends its samples where sampling spends its steps (Esser et al. 2024, section 3.1; SANA trains
-    shifted too). ``dropout`` is the share of captions replaced by the null prompt, for classifier-free guidance."""
+    shifted too). ``dropout`` is the share of captions replaced by the null prompt, for classifier-free guidance.
+    ``levels``: the noise levels, 0 to 1, that are trained, which for one of two experts are its own."""
 
     mean: float = 0.0
     deviation: float = 1.0
     shift: float = 3.0
     dropout: float = 0.1
+    levels: tuple[Level, Level] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FlowSettings:
+        if not self.levels[0] < self.levels[1]:
+            raise ValueError(f"levels are {list(self.levels)}; give the lower one first")
+        return self
 
 
 class Flow:
@@ -48,20 +61,28 @@ class Flow:
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """``[count]`` noise levels in (0, 1)."""
         s = self.settings
-        u = torch.sigmoid(torch.randn(count, generator=generator) * s.deviation + s.mean)
+        if s.levels == (0.0, 1.0):
+            u = torch.sigmoid(torch.randn(count, generator=generator) * s.deviation + s.mean)
+        else:
+            # The same distribution, cut: even shares of what of the normal one lies between the two levels.
+            ends = torch.tensor(s.levels, dtype=torch.float64)
+            bounds = torch.special.ndtr((torch.logit(ends / (s.shift - (s.shift - 1) * ends)) - s.mean) / s.deviation)
+            place = bounds[0] + (bounds[1] - bounds[0]) * torch.rand(count, generator=generator, dtype=torch.float64)
+            u = torch.sigmoid(torch.special.ndtri(place) * s.deviation + s.mean).float()
         return s.shift * u / (1 + (s.shift - 1) * u)
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """``latents`` [B, C, h, w] of about unit deviation, ``text`` [B, S, E], ``mask`` [B, S]."""
+        """``latents`` [B, C, h, w], or of clips [B, C, t, h, w], of about unit deviation, ``text`` [B, S, E], ``mask``
+        [B, S]."""
         x0 = batch["latents"].float()
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         sigma = self.times(len(x0), generator).to(x0)
         drop = (torch.rand(len(x0), generator=generator) < self.settings.dropout).to(x0.device)
         text = torch.where(drop[:, None, None], self.null_text.to(batch["text"]), batch["text"])
         mask = torch.where(drop[:, None], self.null_mask.to(batch["mask"]), batch["mask"])
-        level = sigma[:, None, None, None]
+        level = per_sample(sigma, x0)
         velocity = self.transformer((1 - level) * x0 + level * noise, 1000 * sigma, text, mask)
-        error = F.mse_loss(velocity.float(), noise - x0, reduction="none").mean(dim=(1, 2, 3))
+        error = F.mse_loss(velocity.float(), noise - x0, reduction="none").flatten(1).mean(dim=1)
         high = sigma > 0.7
         return error.mean(), {
             "high_noise": (error * high).sum() / high.sum().clamp_min(1),

@@ -49,12 +49,13 @@ class Reconstruction:
         return {"vae": self.autoencoder}
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """``batch["pixels"]`` is ``[B, 3, H, W]`` in [-1, 1]."""
+        """``batch["pixels"]`` is ``[B, 3, H, W]``, or of clips ``[B, 3, T, H, W]``, in [-1, 1]."""
         x = batch["pixels"]
         z = self.autoencoder.encode(x).float()  # type: ignore[operator]
-        spread = z.std(dim=(0, 2, 3), keepdim=True)
-        mean = z.mean(dim=(0, 2, 3))
-        level = torch.rand(len(z), 1, 1, 1, generator=generator) * self.weights.noise
+        places = (0, *range(2, z.ndim))
+        spread = z.std(dim=places, keepdim=True)
+        mean = z.mean(dim=places)
+        level = torch.rand(len(z), *[1] * (z.ndim - 1), generator=generator) * self.weights.noise
         noise = torch.randn(z.shape, generator=generator) * level
         y = self.autoencoder.decode(z + spread.detach() * noise.to(z)).float()  # type: ignore[operator]
         l1 = F.l1_loss(y, x)
@@ -62,7 +63,8 @@ class Reconstruction:
         loss = l1 + self.weights.moments * moments
         metrics = {"l1": l1, "moments": moments, "psnr": psnr(y.clamp(-1, 1), x)}
         if self.weights.edges:
-            edges = F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
+            # Of a clip, what changes from frame to frame is an edge too.
+            edges = sum(F.l1_loss(y.diff(dim=axis), x.diff(dim=axis)) for axis in range(2, x.ndim))
             loss, metrics["edges"] = loss + self.weights.edges * edges, edges
         if self.perceptual is not None and self.weights.perceptual:
             distance = self.perceptual(y, x).mean()
@@ -75,10 +77,17 @@ class Reconstruction:
             return None
         autoencoder = modules["vae"]
         y = autoencoder.decode(autoencoder.encode(self.preview_pixels))  # type: ignore[operator]
-        return torch.cat([self.preview_pixels, y.float().clamp(-1, 1)])
+        shown = torch.cat([self.preview_pixels, y.float().clamp(-1, 1)])
+        return shown if shown.ndim == 4 else strips(shown)
+
+
+def strips(clips_B3THW: Tensor, count: int = 5) -> Tensor:
+    """``count`` frames of each clip, evenly spread, side by side: ``[B, 3, H, count W]``."""
+    last = clips_B3THW.shape[2] - 1
+    return torch.cat([clips_B3THW[:, :, round(last * n / max(1, count - 1))] for n in range(count)], dim=-1)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Mean peak signal-to-noise ratio in dB of pictures ``[B, 3, H, W]`` in [-1, 1]."""
-    error = (a.detach() - b).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
+    """Mean peak signal-to-noise ratio in dB of pictures ``[B, 3, H, W]``, or clips, in [-1, 1]."""
+    error = (a.detach() - b).square().flatten(1).mean(dim=1).clamp_min(1e-10)
     return (10 * torch.log10(4 / error)).mean()

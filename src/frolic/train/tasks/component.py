@@ -11,7 +11,9 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from frolic.config import Recipe, Section
+from frolic.data.motion import Loops
 from frolic.data.scenes import KINDS, TRAINING_MIX
+from frolic.data.starter import animated
 from frolic.data.starter.concepts import Concept
 from frolic.data.starter.pack import default_folder, read
 from frolic.errors import CheckpointError, ConfigError, nearest
@@ -122,6 +124,18 @@ def pack_mark(sprites: Tensor, concepts: list[Concept]) -> str:
     digest = hashlib.sha256(sprites.contiguous().numpy().data)  # not a copy: it is the better part of a gigabyte
     digest.update(repr(concepts).encode())
     return digest.hexdigest()
+
+
+def open_loops(file: str | None) -> tuple[Loops | None, Tensor | None]:
+    """The animated cut-outs in ``file``, or where ``frolic data starter-video`` writes them; nothing for ``none``.
+
+    Raises:
+        FileError: they are not there.
+    """
+    if file == "none":
+        return None, None
+    rgba, rows = animated.read(Path(file).expanduser() if file else None)
+    return Loops(rows, animated.verbs()), rgba
 
 
 def open_pack(folder: str | None) -> tuple[Tensor, list[Concept]]:

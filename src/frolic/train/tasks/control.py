@@ -18,9 +18,9 @@ from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import TextSet
 from frolic.data.controlled import ControlledLatents, Pictures, SpritePictures, Variants, controlled, hold_out
 from frolic.data.folder import PictureFolder
-from frolic.data.starter.fetch import home
 from frolic.errors import ConfigError, NumericsError
 from frolic.io.files import write_json
+from frolic.io.home import home
 from frolic.models.registry import families
 from frolic.models.sana.controlnet import SanaControlNet
 from frolic.models.sana.model import SanaTransformer

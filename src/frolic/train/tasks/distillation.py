@@ -22,12 +22,13 @@ from frolic.data.scenes import TRAINING_MIX, scenes
 from frolic.data.starter import wordnet
 from frolic.data.starter.captions import with_article
 from frolic.data.starter.concepts import Concept
-from frolic.data.starter.fetch import fetch, home
+from frolic.data.starter.fetch import fetch
 from frolic.data.starter.packages import TEXT_TEACHER, WORDNET
 from frolic.data.starter.synonyms import bare
 from frolic.data.starter.targets import Targets, targets
 from frolic.data.starter.teacher import WIDTH, embed, pieces
 from frolic.data.starter.texts import sentences, train_tokenizer, vocabulary
+from frolic.io.home import home
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.distillation import Distillation
 from frolic.train.tasks.cache import cached

@@ -19,8 +19,8 @@ from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
 from frolic.data.scenes import Scene, render, scenes
 from frolic.data.starter.concepts import Concept
-from frolic.data.starter.fetch import home
 from frolic.errors import ConfigError
+from frolic.io.home import home
 from frolic.io.tokenizer import Tokenizer
 from frolic.sampling.guidance import cfg
 from frolic.sampling.noise import sample_noise

@@ -20,10 +20,22 @@ class Card(Section):
     steps: int = 20
     guidance_scale: float = 4.5
     sampler: str = "dpmpp_2m"
+    frames: int | None = None
+    fps: float | None = None
 
 
-def complete(folder: Path, family: str, card: Card, shift: float, tokens: int, autoencoder: Path, text: Path) -> None:
-    """Add to ``folder``, which holds ``transformer``, the other parts and the files that describe the whole."""
+def complete(
+    folder: Path,
+    family: str,
+    card: Card,
+    shift: float,
+    tokens: int,
+    autoencoder: Path,
+    text: Path,
+    boundary: float | None = None,
+) -> None:
+    """Add to ``folder``, which holds ``transformer``, the other parts and the files that describe the whole.
+    ``boundary``: the noise level at which two experts meet."""
     for source, part in ((autoencoder, "vae"), (text, "text_encoder"), (text, "tokenizer")):
         shutil.copytree(source / part, folder / part)
     scheduler: dict[str, Any] = {
@@ -38,16 +50,25 @@ def complete(folder: Path, family: str, card: Card, shift: float, tokens: int, a
         "solver_type": "midpoint",
         "use_flow_sigmas": True,
     }
+    if family == "wan":
+        scheduler |= {"_class_name": "UniPCMultistepScheduler", "solver_type": "bh2"}
+        del scheduler["algorithm_type"]
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    index = {
+    index: dict[str, Any] = {
         "_class_name": "SanaPipeline",
-        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
         "text_encoder": ["transformers", "Gemma2Model"],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "transformer": ["diffusers", "SanaTransformer2DModel"],
         "vae": ["diffusers", "AutoencoderDC"],
     }
+    if family == "wan":
+        wan = ["diffusers", "WanTransformer3DModel"]
+        index |= {"_class_name": "WanPipeline", "transformer": wan, "vae": ["diffusers", "AutoencoderKLWan"]}
+        index |= {"transformer_2": wan if boundary else [None, None], "boundary_ratio": boundary}
+        index |= {"expand_timesteps": False}
     write_json(folder / "model_index.json", index)
     read = {"max_tokens": tokens, "negative_prompt": "", "lowercase": True, "prompt_suffix": ""}
-    write_json(folder / "frolic.json", {"family": family, **card.model_dump(), "shift": shift, **read})
+    said = {name: value for name, value in card.model_dump().items() if value is not None}
+    write_json(folder / "frolic.json", {"family": family, **said, "shift": shift, **read})

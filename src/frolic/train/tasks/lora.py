@@ -15,18 +15,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from frolic.adapters import read, target, write
+from frolic.adapters.shelf import TRAINED_ON, WEIGHT
 from frolic.assemble import assemble
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet
 from frolic.data.folder import Entry, fitted, mark_of, read_entries
 from frolic.data.shapes import by_size, sizes
-from frolic.data.starter.fetch import home
 from frolic.errors import ConfigError, NumericsError, nearest
 from frolic.io.files import write_json
+from frolic.io.home import home
 from frolic.lora.trained import Factors, Learning, chosen
 from frolic.models.registry import families
 from frolic.pipeline import Pipeline, Progress
 from frolic.plan import make_plan
+from frolic.strength import MAX_WEIGHT
 from frolic.train.checkpointing import recompute
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
@@ -61,20 +63,23 @@ class Prior(Section):
     """Prior preservation (Ruiz et al. 2023): ``count`` pictures that the model itself draws of ``prompts`` before it is
     trained are trained with too, in a ``share`` of the batches: what is like the new thing stays what it was."""
 
-    prompts: list[str]
+    prompts: Annotated[list[str], Field(min_length=1)]
     count: Positive = 32
     share: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
 
 class Data(Section):
     """``folder`` as in ``frolic.data.folder``; pictures are brought to sizes of about ``side`` squared pixels, each to
-    the one it loses least by. ``title`` names the adapter, ``trigger`` is the word that calls it. ``cache`` holds
-    latents and text."""
+    the one it loses least by. ``title`` names the adapter, ``trigger`` is the word that calls it, ``weight`` the one to
+    use it with, ``about`` and ``trained_on`` a sentence each for those who will. ``cache`` holds latents and text."""
 
     folder: str
     side: Positive
     title: str = "adapter"
     trigger: str = ""
+    about: str = ""
+    trained_on: str = ""
+    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
     prior: Prior | None = None
     cache: str | None = None
 
@@ -125,7 +130,16 @@ def build(recipe: Recipe) -> Job:
             "modelspec.architecture": f"{pipeline.card.name}/lora",
             "ss_base_model_version": pipeline.card.name,
             "ss_output_name": data.title,
-            **({"modelspec.trigger_phrase": data.trigger} if data.trigger else {}),
+            **{
+                key: text
+                for key, text in (
+                    ("modelspec.trigger_phrase", data.trigger),
+                    ("modelspec.description", data.about),
+                    (TRAINED_ON, data.trained_on or f"{len(entries)} pictures"),
+                    (WEIGHT, f"{data.weight:g}"),
+                )
+                if text
+            },
         }
         for name, form in ((WEIGHTS, "diffusers"), (COMFY, "comfy")):
             write(learned.adapter(), folder / name, goal, form, metadata=about)
@@ -138,6 +152,7 @@ def build(recipe: Recipe) -> Job:
             "alpha": settings.alpha,
             "linears": len(wanted),
             "pictures": len(entries),
+            "prior_pictures": data.prior.count if data.prior else 0,
         }
         write_json(folder / REPORT, report)
 

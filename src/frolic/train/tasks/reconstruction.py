@@ -11,9 +11,10 @@ from pydantic import Field
 from torch import nn
 
 from frolic.config import Positive, Recipe, Section
+from frolic.data.clips import ComposedClips
 from frolic.data.pictures import ComposedPictures
 from frolic.data.scenes import Cast
-from frolic.data.starter.fetch import home
+from frolic.io.home import home
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.reconstruction import Reconstruction, ReconstructionWeights
@@ -23,6 +24,7 @@ from frolic.train.tasks.component import (
     ModelSection,
     component_spec,
     load_weights,
+    open_loops,
     open_pack,
     sections,
     training_mix,
@@ -39,10 +41,14 @@ class Settings(ReconstructionWeights):
 
 class Data(Section):
     """``pack``: the packed sprites' folder, where ``frolic data starter`` wrote it if not set. ``side`` in pixels.
-    ``mix``: the shares of the kinds of scenes."""
+    ``mix``: the shares of the kinds of scenes. ``frames`` above 1: clips, of cut-outs that move, instead of scenes,
+    and of what is in ``animated``, where ``frolic data starter-video`` wrote it if not set; ``none`` is none of those.
+    """
 
     pack: str | None = None
     side: Positive
+    frames: Positive = 1
+    animated: str | None = None
     mix: Mix = Field(default_factory=training_mix)
     previews: Positive = 16
 
@@ -56,7 +62,11 @@ def build(recipe: Recipe) -> Job:
     if settings.decoder_only:
         autoencoder.encoder.requires_grad_(False)
     sprites, concepts = open_pack(data.pack)
-    source = ComposedPictures(sprites, Cast(concepts), data.side, data.mix)
+    source = (
+        ComposedPictures(sprites, Cast(concepts), data.side, data.mix)
+        if data.frames == 1
+        else ComposedClips(sprites, Cast(concepts), data.side, data.frames, *open_loops(data.animated))
+    )
     shown = source.pictures(data.previews, torch.Generator().manual_seed(0))
     device = resolve_device(recipe.trainer.device)
     lpips = load_lpips(home() / "lpips-vgg16.safetensors").to(device) if settings.perceptual else None

@@ -1,0 +1,208 @@
+"""Clips of cut-outs that move, with captions that are exactly true of them; and the clips themselves.
+
+N sprites, T frames, H/W sides of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from frolic.data import phrases
+from frolic.data.compose import PALETTE, PLAIN
+from frolic.data.grounds import SCENERY, paint
+from frolic.data.heldout import reserved
+from frolic.data.moves import MOVES, Move, move, said
+from frolic.data.scenes import Cast
+from frolic.data.starter.captions import with_article
+from frolic.data.starter.concepts import Concept
+from frolic.errors import RequestError
+
+MIX: Mapping[str, float] = {"one": 0.5, "two": 0.12, "still": 0.1, "loop": 0.28}
+"""How often each kind of clip is trained with; ``loop`` only where there are loops."""
+_TRIES = 1000
+
+
+@dataclass(frozen=True)
+class Actor:
+    """``row`` in the sprites, of ``concept`` (an index), and what it does. ``loop`` is a row of the animated cut-outs
+    instead, which begins with its frame ``phase``."""
+
+    row: int
+    concept: int
+    move: Move
+    loop: int | None = None
+    phase: int = 0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """``actors`` from back to front on ``ground`` (a word of ``PALETTE`` or ``SCENERY``), with one to three
+    ``captions``. ``seed`` decides what is left open of the ground."""
+
+    kind: str
+    actors: tuple[Actor, ...]
+    ground: str
+    captions: tuple[str, ...]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Loops:
+    """The animated cut-outs: the row of each, by its concept's code, and phrases that say what it does, by code too."""
+
+    rows: Mapping[str, int]
+    verbs: Mapping[str, Sequence[str]]
+
+
+def clips(
+    concepts: Sequence[Concept] | Cast,
+    count: int,
+    seed: int,
+    mix: Mapping[str, float] = MIX,
+    start: int = 0,
+    loops: Loops | None = None,
+) -> list[Clip]:
+    """Clips ``start`` to ``start + count`` to train with: kinds by ``mix``, no reserved combination. Clip k depends on
+    ``seed`` and k only (and on the concepts and ``loops``).
+
+    Raises:
+        RequestError: next to everything that the concepts allow is reserved.
+    """
+    cast = concepts if isinstance(concepts, Cast) else Cast(concepts)
+    kinds = [kind for kind in mix if kind != "loop" or loops is not None]
+    weights = [mix[kind] for kind in kinds]
+    looping = [] if loops is None else [n for n, concept in enumerate(cast.concepts) if concept.code in loops.rows]
+    made = []
+    for number in range(start, start + count):
+        rng = Random(f"clip {seed} {number}")
+        kind = rng.choices(kinds, weights)[0]
+        tries = (
+            clip(cast, kind, rng) if kind != "loop" or loops is None else _looped(cast, looping, loops, rng)
+            for _ in range(_TRIES)
+        )
+        found = next((one for one in tries if not is_reserved(one, cast.concepts)), None)
+        if found is None:
+            raise RequestError(f"these concepts allow no clip of kind {kind!r}: give more of them.")
+        made.append(found)
+    return made
+
+
+def is_reserved(clip: Clip, concepts: Sequence[Concept]) -> bool:
+    """Whether a clip shows what is only ever evaluated."""
+    codes = [concepts[actor.concept].code for actor in clip.actors]
+    moves = [reserved("motion", code, actor.move.kind) for code, actor in zip(codes, clip.actors, strict=True)]
+    pair = len(codes) == 2 and reserved("pair", *codes)
+    ground = clip.ground != PLAIN and any(reserved("ground", code, clip.ground) for code in codes)
+    return any(moves) or pair or ground
+
+
+def clip(cast: Cast, kind: str, rng: Random) -> Clip:
+    """One clip of a kind of ``MIX``. It may show reserved combinations."""
+    for _ in range(_TRIES):
+        if kind == "two":
+            indices = cast.different(2, rng)
+            lanes = rng.sample([(0.27, 0.5), (0.73, 0.5)], 2)
+            kinds = rng.sample([each for each in MOVES if each not in ("up", "down", "fall")], 2)
+            moves = [move(each, rng, lane) for each, lane in zip(kinds, lanes, strict=True)]
+        else:
+            indices = [cast.pick("placeable", rng)]
+            moves = [move("still" if kind == "still" else rng.choice(MOVES[:-1]), rng)]
+        ground = _ground(cast, indices, rng)
+        captions = _captions(cast, indices, moves, ground, kind, rng)
+        if captions:
+            actors = tuple(
+                Actor(cast.concepts[index].row, index, each) for index, each in zip(indices, moves, strict=True)
+            )
+            return Clip(kind, actors, ground, tuple(captions[:3]), rng.getrandbits(32))
+    raise RequestError(f"every caption of kind {kind!r} is longer than {phrases.LONGEST} words.")
+
+
+def _looped(cast: Cast, looping: Sequence[int], loops: Loops, rng: Random) -> Clip:
+    """A thing that moves by itself, where it is."""
+    index = rng.choice(looping)
+    concept = cast.concepts[index]
+    stay = move("still", rng)
+    ground = _ground(cast, [index], rng)
+    name = concept.captions[0]
+    said = [f"{name} {verb}" for verb in loops.verbs.get(concept.code, ())]
+    texts = [rng.choice(said), name] if said else [f"{name} moving about", name]
+    texts.append(with_article(f"animated {phrases.bare(name)}"))
+    captions = [text.lower() for text in phrases.on_ground(texts, ground, rng) if len(text.split()) <= phrases.LONGEST]
+    actor = Actor(concept.row, index, stay, loops.rows[concept.code], rng.randrange(1 << 16))
+    return Clip("loop", (actor,), ground, tuple(captions or [name.lower()]), rng.getrandbits(32))
+
+
+def render_clip(
+    sprites_N4HW: Tensor, clip: Clip, height: int, width: int, frames: int, loops_NT4HW: Tensor | None = None
+) -> Tensor:
+    """``[3, T, H, W]`` of bytes. ``loops`` are the animated cut-outs, for clips that show them."""
+    under = paint([clip.ground], [clip.seed], height, width)[0]
+    picture = under[:, None].expand(-1, frames, -1, -1).clone()
+    for actor in clip.actors:
+        poses = [actor.move.at(number / max(1, frames - 1)) for number in range(frames)]
+        cuts = sprites_N4HW[actor.row][None]
+        if actor.loop is not None:
+            assert loops_NT4HW is not None
+            order = (actor.phase + torch.arange(frames)) % loops_NT4HW.shape[1]
+            cuts = loops_NT4HW[actor.loop][order]
+        _stamp(picture, cuts, [(p.x, p.y, p.side, p.angle) for p in poses])
+    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _stamp(picture_3THW: Tensor, cuts_T4hw: Tensor, poses: Sequence[tuple[float, float, float, float]]) -> None:
+    """Draw a cut-out, or one for each frame, over every frame, at its place, size and angle there, in place."""
+    _, frames, height, width = picture_3THW.shape
+    short = min(height, width)
+    rgba = cuts_T4hw.float() / 255
+    layer = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
+    # Sampling takes four points of the sprite: first it is made about as small as it is drawn at most.
+    largest = max(side for _, _, side, _ in poses) * short
+    if layer.shape[-1] > 1.3 * largest:
+        size = max(1, round(1.15 * largest))
+        layer = F.interpolate(layer, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    x, y, side, angle = torch.tensor(poses).T
+    wide, high = side * short / width, side * short / height
+    cos, sin = angle.cos(), angle.sin()
+    # From a place in the frame (-1 to 1) to one in the sprite: shifted, turned back, and scaled.
+    theta = torch.zeros(frames, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = cos / wide, sin * (height / width) / wide
+    theta[:, 1, 0], theta[:, 1, 1] = -sin * (width / height) / high, cos / high
+    centre = torch.stack([2 * x - 1, 2 * y - 1], 1)[:, :, None]
+    theta[:, :, 2] = -(theta[:, :, :2] @ centre)[:, :, 0]
+    grid = F.affine_grid(theta, [frames, 4, height, width], align_corners=False)
+    drawn = F.grid_sample(
+        layer.expand(frames, -1, -1, -1), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    ).transpose(0, 1)
+    picture_3THW.mul_(1 - drawn[3:]).add_(drawn[:3])
+
+
+def _ground(cast: Cast, indices: Sequence[int], rng: Random) -> str:
+    """White more often than not, else a colour that no thing on it is known to have, or scenery."""
+    roll = rng.random()
+    if roll < 0.5:
+        return PLAIN
+    if roll < 0.65:
+        return rng.choice(list(SCENERY))
+    taken = {PLAIN, *(phrases.own_colour(cast.concepts[index]) for index in indices)}
+    return rng.choice([word for word in PALETTE if word not in taken])
+
+
+def _captions(
+    cast: Cast, indices: Sequence[int], moves: Sequence[Move], ground: str, kind: str, rng: Random
+) -> list[str]:
+    made = []
+    for number in range(3):
+        named = [with_article(cast.concepts[index].noun) for index in indices]
+        doing = [f"{name} {said(each, rng)}" for name, each in zip(named, moves, strict=True)]
+        if kind == "still" and number < 2:
+            doing = named  # who asks for nothing to happen gets that
+        text = " and ".join(rng.sample(doing, len(doing)))
+        made += phrases.on_ground([text], ground, rng)
+    fitting = [text.lower() for text in dict.fromkeys(made) if len(text.split()) <= phrases.LONGEST]
+    return list(dict.fromkeys(fitting))

@@ -1,0 +1,139 @@
+"""How a thing moves through a clip, and what is said of it. All of it is true of what is drawn.
+
+Places are over the picture's sides, angles in radians, times from 0 to 1 over the clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+MOVES = (
+    *("left", "right", "up", "down", "fall", "bounce"),
+    *("spin", "grow", "shrink", "orbit", "still"),
+)
+"""What a thing can do. A spin and an orbit go around once, a bounce has two hops, and a fall gets faster."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """``x`` and ``y`` of the centre, ``side`` of the sprite, ``angle`` (clockwise)."""
+
+    x: float
+    y: float
+    side: float
+    angle: float = 0.0
+
+
+@dataclass(frozen=True)
+class Move:
+    """One of ``MOVES`` about a place. ``reach``: how far it goes (or how large it gets over how small); ``way``: 1 is
+    clockwise, -1 the other way around; ``phase`` is where on its circle an orbit begins."""
+
+    kind: str
+    x: float
+    y: float
+    side: float
+    reach: float = 0.0
+    way: int = 1
+    phase: float = 0.0
+
+    def at(self, time: float) -> Pose:
+        return _PATHS[self.kind](self, time)
+
+
+def _line(dx: float, dy: float) -> Callable[[Move, float], Pose]:
+    def path(move: Move, time: float) -> Pose:
+        away = move.reach * (2 * time - 1)
+        return Pose(move.x + dx * away, move.y + dy * away, move.side)
+
+    return path
+
+
+def _fall(move: Move, time: float) -> Pose:
+    return Pose(move.x, move.y + move.reach * (2 * time * time - 1), move.side)
+
+
+def _bounce(move: Move, time: float) -> Pose:
+    return Pose(move.x, move.y - move.reach * abs(math.sin(2 * math.pi * time)), move.side)
+
+
+def _spin(move: Move, time: float) -> Pose:
+    return Pose(move.x, move.y, move.side, move.way * 2 * math.pi * time)
+
+
+def _grow(move: Move, time: float) -> Pose:
+    return Pose(move.x, move.y, move.side * move.reach ** (time - 1))
+
+
+def _shrink(move: Move, time: float) -> Pose:
+    return Pose(move.x, move.y, move.side * move.reach**-time)
+
+
+def _orbit(move: Move, time: float) -> Pose:
+    turn = move.phase + move.way * 2 * math.pi * time
+    return Pose(move.x + move.reach * math.cos(turn), move.y + move.reach * math.sin(turn), move.side)
+
+
+def _still(move: Move, time: float) -> Pose:
+    return Pose(move.x, move.y, move.side)
+
+
+_PATHS: Mapping[str, Callable[[Move, float], Pose]] = {
+    "left": _line(-1, 0),
+    "right": _line(1, 0),
+    "up": _line(0, -1),
+    "down": _line(0, 1),
+    "fall": _fall,
+    "bounce": _bounce,
+    "spin": _spin,
+    "grow": _grow,
+    "shrink": _shrink,
+    "orbit": _orbit,
+    "still": _still,
+}
+
+
+def move(kind: str, rng: Random, lane: tuple[float, float] | None = None) -> Move:
+    """A move for a thing that has the picture to itself, or the horizontal ``lane`` (its middle and its height)."""
+    middle, high = lane or (0.5, 1.0)
+    x, y = 0.5 + rng.uniform(-0.06, 0.06), middle + rng.uniform(-0.06, 0.06) * high
+    way = rng.choice((1, -1))
+    if kind in ("left", "right"):
+        return Move(kind, 0.5, y, min(0.42 * high + 0.08, 0.46), rng.uniform(0.22, 0.28))
+    if kind in ("up", "down", "fall"):
+        return Move(kind, x, middle, 0.42 * high, rng.uniform(0.22, 0.28) * high)
+    if kind == "bounce":
+        return Move(kind, x, middle + 0.22 * high, 0.46 * high, rng.uniform(0.34, 0.44) * high)
+    if kind == "spin":
+        return Move(kind, x, y, rng.uniform(0.56, 0.68) * high, way=way)
+    if kind in ("grow", "shrink"):
+        return Move(kind, x, y, rng.uniform(0.8, 0.94) * high, rng.uniform(2.3, 3.2))
+    if kind == "orbit":
+        return Move(kind, 0.5, middle, 0.36 * high, rng.uniform(0.25, 0.3) * high, way, rng.uniform(0, 2 * math.pi))
+    return Move(kind, x, y, rng.uniform(0.66, 0.9) * high)
+
+
+_SAID: Mapping[str, tuple[str, ...]] = {
+    "left": ("moving to the left", "moving left", "going left"),
+    "right": ("moving to the right", "moving right", "going right"),
+    "up": ("moving up", "going up", "rising"),
+    "down": ("moving down", "going down", "sinking"),
+    "fall": ("falling", "falling down"),
+    "bounce": ("bouncing", "bouncing up and down", "hopping up and down"),
+    "spin": ("spinning", "rotating", "spinning around"),
+    "grow": ("growing", "getting bigger", "getting larger"),
+    "shrink": ("shrinking", "getting smaller"),
+    "orbit": ("moving in a circle", "going around in a circle", "circling"),
+    "still": ("standing still", "not moving", "holding still"),
+}
+
+
+def said(move: Move, rng: Random) -> str:
+    """One phrase for a move, now and then with which way around."""
+    phrase = rng.choice(_SAID[move.kind])
+    if move.kind in ("spin", "orbit") and rng.random() < 0.25:
+        phrase = f"{_SAID[move.kind][0]} {'clockwise' if move.way > 0 else 'counterclockwise'}"
+    return phrase

@@ -1,0 +1,123 @@
+"""The animated cut-outs: one short loop of each concept that has one, whole or not at all.
+
+N loops, T frames of each, P side of a frame.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageSequence
+from torch import Tensor
+
+from frolic.data.starter.concepts import Concept
+from frolic.data.starter.fetch import fetch
+from frolic.data.starter.packages import ANIMATED
+from frolic.errors import FileError
+from frolic.io import safetensors
+from frolic.io.files import check_writable, read_json_object
+from frolic.io.home import home
+
+SIDE, FRAMES = 96, 24
+"""A loop lasts three seconds, so that its frames are at eight a second."""
+MOVES = 1.5
+"""How far, in shades of 255, the frames of a loop have to differ from the first, on average over what is opaque."""
+FILE = "animated.safetensors"
+Progress = Callable[[int, int], None]
+
+
+def default_file() -> Path:
+    """Where ``frolic data starter-video`` writes and training reads when no file is named."""
+    return home() / "starter-video-data" / FILE
+
+
+def build(
+    concepts: Sequence[Concept], out: Path, cache: Path | None = None, progress: Progress | None = None
+) -> dict[str, int]:
+    """Fetch, decode and write the loops of ``concepts`` to ``out``; returns how many there are, and how many stood
+    still and were left out.
+
+    Raises:
+        NetworkError, FileError, ResourceError: something cannot be fetched, read or written.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(out, force=True)
+    files = fetch(ANIMATED, cache or home() / "packages")
+    codes = {concept.code for concept in concepts}
+    loops: dict[str, Tensor] = {}
+    static = done = 0
+    for package in ANIMATED:
+        with tarfile.open(files[package]) as archive:
+            for member in archive:
+                code = Path(member.name).stem
+                if not member.name.endswith(".webp") or code not in codes or code in loops:
+                    continue
+                data = archive.extractfile(member)
+                assert data is not None
+                frames = loop(data.read())
+                done += 1
+                if progress is not None:
+                    progress(done, len(codes))
+                if frames is None or change(frames) < MOVES:
+                    static += frames is not None
+                    continue
+                loops[code] = frames
+    if not loops:
+        raise FileError("The packages hold no loop of any concept; empty the package cache and try again.")
+    ordered = sorted(loops)
+    about = {"frolic": json.dumps({"format": 1, "codes": ordered})}
+    safetensors.save({"rgba": torch.stack([loops[code] for code in ordered])}, out, metadata=about, force=True)
+    return {"loops": len(ordered), "static": static}
+
+
+def read(path: Path | None = None) -> tuple[Tensor, dict[str, int]]:
+    """The loops uint8 [N, T, 4, P, P], and the row of each concept by its code.
+
+    Raises:
+        FileError: they are not there. CheckpointError: the file is damaged.
+    """
+    path = path or default_file()
+    if not path.is_file():
+        raise FileError(f"There are no animated cut-outs in {path}; make them with: frolic data starter-video")
+    codes = json.loads(safetensors.read_header(path).metadata["frolic"])["codes"]
+    return safetensors.load(path)["rgba"], {code: row for row, code in enumerate(codes)}
+
+
+def verbs() -> Mapping[str, list[str]]:
+    """What the loop of a concept, by its code, shows it doing: phrases that follow its name."""
+    table = Path(str(resources.files("frolic").joinpath("data/starter/verbs.json")))
+    return dict(read_json_object(table))
+
+
+def loop(webp: bytes) -> Tensor | None:
+    """``FRAMES`` frames, evenly spread, of an animation [T, 4, P, P]; None where it is one picture."""
+    with Image.open(BytesIO(webp)) as image:
+        count = getattr(image, "n_frames", 1)
+        if count < FRAMES:
+            return None
+        wanted = {round(number * count / FRAMES) for number in range(FRAMES)}
+        made = []
+        for number, frame in enumerate(ImageSequence.Iterator(image)):
+            if number in wanted:
+                made.append(np.asarray(_reduced(frame.convert("RGBA"))))
+    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """With colours weighed by what can be seen of them, so that nothing hidden bleeds into an edge."""
+    return image.convert("RGBa").resize((SIDE, SIDE), Image.Resampling.BOX).convert("RGBA")
+
+
+def change(frames: Tensor) -> float:
+    """How far frames differ from the first, in shades of 255, over what is opaque in any."""
+    rgba = frames.float()
+    seen = rgba[:, :3] * rgba[:, 3:] / 255
+    opaque = (rgba[:, 3] > 20).any(0)
+    return float((seen - seen[:1]).abs().mean((0, 1))[opaque].mean()) if bool(opaque.any()) else 0.0

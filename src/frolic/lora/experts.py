@@ -1,0 +1,37 @@
+"""Which of two experts an adapter is for. diffusers calls the one for much noise ``transformer`` and the other one
+``transformer_2``; VideoX-Fun has it the other way round, but says high and low in its files' names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+V = TypeVar("V")
+
+HIGH, LOW = "high", "low"
+METADATA = "frolic.expert"
+_PARTS = {HIGH: "transformer.", LOW: "transformer_2."}
+_WORD = re.compile(r"(?:^|[^a-z])(high|low)(?:[-_ ]?noise|[-_ ]?model)?(?:[^a-z]|$)", re.IGNORECASE)
+
+
+def of_expert(tensors: Mapping[str, V], expert: str) -> dict[str, V]:
+    """Of the tensors of a file that holds both experts' by diffusers' names, those of one, under the first one's names.
+    A file of one alone is whole."""
+    low = {key: value for key, value in tensors.items() if key.startswith(_PARTS[LOW])}
+    rest = {key: value for key, value in tensors.items() if key not in low}
+    renamed = {_PARTS[HIGH] + key.removeprefix(_PARTS[LOW]): value for key, value in low.items()}
+    if not rest or not low:
+        return renamed or rest
+    return renamed if expert == LOW else rest
+
+
+def said_by(name: str, keys: Mapping[str, V], metadata: Mapping[str, str]) -> str:
+    """``high`` or ``low``, by a file's keys, its metadata or its ``name``; empty where it is for both, or none says."""
+    low = sum(key.startswith(_PARTS[LOW]) for key in keys)
+    if low:
+        return LOW if low == len(keys) else ""
+    if metadata.get(METADATA) in (HIGH, LOW):
+        return metadata[METADATA]
+    words = {match.lower() for match in _WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))}
+    return words.pop() if len(words) == 1 else ""

@@ -1,0 +1,235 @@
+"""``kind: video``: train a transformer of clips, or its two experts, on cached latents and text.
+
+B batch, C latent channels, T frames, t/h/w latent frames, height and width, S tokens, E text width, P side of a frame.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from frolic.config import Positive, Recipe, Section
+from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
+from frolic.data.motion import Clip, clips, render_clip
+from frolic.data.scenes import Cast
+from frolic.errors import ConfigError
+from frolic.io.home import home
+from frolic.plan import find_model
+from frolic.sampling.guidance import cfg, experts
+from frolic.sampling.noise import sample_noise
+from frolic.sampling.prediction import flow
+from frolic.sampling.solvers import SAMPLERS
+from frolic.train.batches import ahead
+from frolic.train.device import resolve_device
+from frolic.train.jobs import Job, JobKind
+from frolic.train.objectives.experts import ExpertsFlow
+from frolic.train.objectives.flow import Flow, FlowSettings
+from frolic.train.objectives.reconstruction import strips
+from frolic.train.tasks.cache import cached
+from frolic.train.tasks.component import (
+    ModelSection,
+    component_spec,
+    load_weights,
+    open_loops,
+    open_pack,
+    pack_mark,
+    read_component,
+    sections,
+    weights_mark,
+    write_component,
+)
+from frolic.train.tasks.flow import start_small, text_encoder
+from frolic.train.tasks.folder import Card, complete
+from frolic.types import Denoise
+
+_AT_ONCE = 16  # clips rendered and encoded together
+_PREVIEW_PROMPTS = (
+    "a dog moving to the left", "a pizza spinning", "a red panda bouncing", "a rocket moving up", "an apple falling",
+    "a guitar growing on a blue background", "a cat moving in a circle", "a fish moving to the right",
+)  # fmt: skip
+
+EXPERTS = ("transformer", "transformer_2")
+
+
+class Settings(FlowSettings):
+    """``tokens``: longest caption. ``card``: how the finished model presents itself. ``boundary``: the noise level at
+    which two experts meet; without it there is one model. ``train``: both experts in one run, or one of them, whose
+    partner is then that of ``other``, an exported folder."""
+
+    tokens: int = 24
+    card: Card
+    boundary: Annotated[float, Field(gt=0, lt=1)] | None = None
+    train: Literal["both", "high", "low"] = "both"
+    other: str | None = None
+
+
+class Data(Section):
+    """``autoencoder`` is a folder that holds ``vae``, ``text`` one with ``text_encoder`` and ``tokenizer``, or the name
+    of a model that has them. ``clips`` of
+    ``frames`` at ``side`` squared pixels are composed and kept as latents; ``seed`` names a set of clips.
+    ``animated`` as in ``kind: reconstruction``."""
+
+    autoencoder: str
+    text: str
+    pack: str | None = None
+    animated: str | None = None
+    cache: str | None = None
+    clips: Positive
+    frames: Positive = 17
+    side: Positive = 96
+    seed: int = 1
+
+
+def build(recipe: Recipe) -> Job:
+    settings, data, model = sections(recipe, Settings, Data)
+    settings = _with_levels(settings)
+    spec = component_spec(model.family, "transformer")
+    config = spec.configure(model.config)
+    torch.manual_seed(recipe.trainer.seed)
+    first = spec.build(config)
+    start_small(first)
+    # Alike at first: what one learns before it has seen much is of use to the other.
+    nets = {EXPERTS[0]: first} | ({} if settings.boundary is None else {EXPERTS[1]: copy.deepcopy(first)})
+    device = resolve_device(recipe.trainer.device)
+    autoencoder, texts = Path(data.autoencoder).expanduser(), find_model(data.text)
+    vae: Any
+    vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
+    if (data.frames - 1) % vae_config.frame_stride or data.side % vae_config.stride:
+        raise ConfigError(
+            f"data: {data.frames} frames of {data.side} pixels cannot be encoded; frames are 1 and a multiple of "
+            f"{vae_config.frame_stride}, sides multiples of {vae_config.stride}."
+        )
+    encode = text_encoder(model.family, texts, settings.tokens, device)
+    sprites, concepts = open_pack(data.pack)
+    marks = {
+        "autoencoder": weights_mark(autoencoder / "vae"),
+        "text encoder": weights_mark(texts / "text_encoder"),
+        "training set": pack_mark(sprites, concepts),
+    }
+    cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
+    loops, films = open_loops(data.animated)
+    shown = clips(Cast(concepts), data.clips, data.seed, loops=loops)
+    key = [marks["autoencoder"], marks["training set"], repr(shown), repr((data.side, data.frames))]
+    make = partial(_latents, (sprites, films), shown, data, vae.to(device), device, recipe.trainer.prefetch)
+    latents = cached(cache, key, make)["latents"]
+    captions = [clip.captions for clip in shown]
+    sentences = list(dict.fromkeys(text for each in captions for text in each))
+    key = [marks["text encoder"], str(settings.tokens), *sentences]
+    words = TextSet(**cached(cache, key, lambda: encode_sentences(sentences, encode).tensors()))
+    source = CaptionedLatents([Bucket(latents, 0, 1.0)], Captions.of(captions, sentences, words, settings.tokens), 1.0)
+    null_text, null_mask = encode([""])
+    side, count = data.side // vae_config.stride, vae.latent_frames(data.frames)
+    shape = (vae_config.latent_channels, count, side, side)
+
+    def draw(modules: Mapping[str, nn.Module]) -> Tensor:
+        held = {**nets, **modules}
+        z = sample(held, encode, settings, shape)
+        return strips(torch.cat([*vae.stream_decode(vae.unscaled(z))], 2).float())
+
+    def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
+        for name in nets:
+            if name in modules:
+                write_component(spec, "transformer", config, modules[name], folder / name, torch.bfloat16)
+            elif settings.other is not None:
+                _copy(Path(settings.other).expanduser() / name, folder / name)
+        card = settings.card.model_copy(update={"frames": data.frames})
+        complete(folder, model.family, card, settings.shift, settings.tokens, autoencoder, texts, settings.boundary)
+
+    def warm_start(folder: Path) -> None:
+        for name, net in nets.items():
+            load_weights(spec, config, net, folder / name)
+
+    trained = {"both": nets, "high": {EXPERTS[0]: first}, "low": {n: net for n, net in nets.items() if n == EXPERTS[1]}}
+    objective: Flow
+    if settings.train == "both" and settings.boundary is not None:
+        second = nets[EXPERTS[1]]
+        objective = ExpertsFlow(first, second, settings.boundary, settings, null_text, null_mask, draw)
+    else:
+        ((name, net),) = trained[settings.train].items()
+        objective = _One(name, net, settings, null_text, null_mask, draw)
+    return Job(objective=objective, source=source, export=export, warm_start=warm_start, inputs=marks)
+
+
+class _One(Flow):
+    """The objective of one expert, under the name of its part."""
+
+    def __init__(self, name: str, net: nn.Module, settings: Settings, text: Tensor, mask: Tensor, draw: Any) -> None:
+        super().__init__(net, settings, text, mask)
+        self.name, self.show = name, draw
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {self.name: self.transformer}
+
+    def preview(self, modules: Mapping[str, nn.Module]) -> Tensor | None:
+        shown: Tensor = self.show(modules)
+        return shown
+
+
+def _with_levels(settings: Settings) -> Settings:
+    """With the noise levels of the expert that is trained alone."""
+    if settings.train == "both":
+        return settings
+    if settings.boundary is None:
+        raise ConfigError(
+            f"job.train is {settings.train!r}, but there is one model; give job.boundary, or leave it out."
+        )
+    if settings.other is None:
+        raise ConfigError("job.other: name the exported folder that has the other expert.")
+    levels = (settings.boundary, 1.0) if settings.train == "high" else (0.0, settings.boundary)
+    return settings.model_copy(update={"levels": levels})
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target)
+
+
+def _latents(
+    cuts: tuple[Tensor, Tensor | None], shown: Sequence[Clip], data: Data, vae: Any, device: torch.device, prefetch: int
+) -> dict[str, Tensor]:
+    """``latents`` [V, C, t, h, w] in half precision, in the transformer's scale."""
+    parts = []
+
+    def pixels(number: int) -> Tensor:
+        some = shown[number * _AT_ONCE : (number + 1) * _AT_ONCE]
+        made = [render_clip(cuts[0], clip, data.side, data.side, data.frames, cuts[1]) for clip in some]
+        return torch.stack(made).float() / 127.5 - 1
+
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        for x in ahead(pixels, 0, -(-len(shown) // _AT_ONCE), prefetch):
+            parts.append(vae.scaled(vae.encode(x.to(device)).float()).half().cpu())
+    return {"latents": torch.cat(parts)}
+
+
+def sample(nets: Mapping[str, nn.Module], encode: Any, settings: Settings, shape: tuple[int, ...]) -> Tensor:
+    """Latents of the fixed preview prompts, each from its own fixed noise."""
+    device = next(nets[EXPERTS[0]].parameters()).device
+    text, mask = (t.to(device) for t in encode(_PREVIEW_PROMPTS))
+    null, null_mask = (t.to(device) for t in encode([""] * len(_PREVIEW_PROMPTS)))
+    sampler = SAMPLERS[settings.card.sampler]
+    schedule = sampler.schedule()
+
+    def denoiser(net: Any) -> Denoise:
+        def one(states: Tensor, real: Tensor) -> Denoise:
+            context = net.context(states, real)
+            return flow(lambda x, t: net.denoise(x, t, context), schedule.timesteps)
+
+        return cfg(one(text, mask), one(null, null_mask), settings.card.guidance_scale)
+
+    high, *low = [denoiser(net) for net in nets.values()]
+    denoise = experts(high, low[0], settings.boundary or 0.0, schedule.timesteps) if low else high
+    x = sample_noise(shape, 0, range(len(_PREVIEW_PROMPTS))).to(device)
+    for step in sampler.solve(denoise, x, schedule.sigmas(settings.card.steps, settings.shift)):
+        x = step.x
+    return x
+
+
+JOB = JobKind(build, {"job": Settings, "data": Data, "model": ModelSection})

@@ -1,0 +1,119 @@
+"""The video starter's recipes, end to end at a tiny size: cut-outs in, a folder that draws clips out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import frolic
+from frolic.config import load_recipe
+from frolic.errors import ConfigError
+from frolic.io.safetensors import load
+from frolic.train.jobs import built_in
+from frolic.train.objectives.experts import ExpertsFlow
+from frolic.train.objectives.flow import FlowSettings
+from frolic.train.trainer import Trainer
+from small_pack import write_small_pack
+from tiny import write_tiny_folder
+
+AUTOENCODER = [
+    "model.config.base_dim=4", "model.config.decoder_base_dim=4", "model.config.z_dim=4", "vars.zeros=[0, 0, 0, 0]",
+    "vars.ones=[1, 1, 1, 1]", "data.side=32", "data.frames=5", "data.previews=2",
+]  # fmt: skip
+VIDEO = [
+    "model.config.in_channels=4", "model.config.out_channels=4", "model.config.num_attention_heads=2",
+    "model.config.attention_head_dim=12", "model.config.num_layers=2", "model.config.ffn_dim=16",
+    "model.config.text_dim=16", "data.clips=12", "data.side=32", "data.frames=5", "job.card.height=32",
+    "job.card.width=32", "job.card.steps=4",
+]  # fmt: skip
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    return write_small_pack(tmp_path / "pack")
+
+
+def train(name: str, root: Path, pack: Path, *more: str) -> Path:
+    jobs = built_in()
+    common = [
+        "data.animated=none",
+        f"output.folder={root}",
+        f"data.pack={pack}",
+        "trainer.steps=2",
+        "trainer.device=cpu",
+    ]
+    settings = AUTOENCODER if name.endswith("autoencoder") else VIDEO
+    recipe = load_recipe(name, [*settings, *common, *more], environment="ci", jobs=jobs)
+    outcome = Trainer(recipe, jobs.build(recipe)).run()
+    assert outcome.step == 2 and outcome.export is not None
+    return outcome.export
+
+
+def weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
+    return load(folder / part / "diffusion_pytorch_model.safetensors")
+
+
+def test_from_cut_outs_to_a_model_of_two_experts(tmp_path: Path, pack: Path) -> None:
+    autoencoder = train("starter/video-autoencoder", tmp_path / "autoencoder", pack)
+    text = write_tiny_folder(tmp_path / "text")
+    given = [f"vars.autoencoder={autoencoder}", f"vars.text={text}", f"data.cache={tmp_path / 'cache'}"]
+    folder = train("starter/video", tmp_path / "video", pack, *given)
+    pipe = frolic.load(folder)
+    result = pipe("a cup spinning", seed=1)
+    assert result.model.name == "starter-video" and result.request.frames == 5 and result.request.fps == 8
+    assert result.videos[0].shape == (5, 32, 32, 3)
+    assert pipe.defaults.boundary == 0.875
+
+    # One expert at a time: the other one comes from the folder that is named, as it is.
+    high = train("starter/video", tmp_path / "high", pack, *given, "job.train=high", f"job.other={folder}")
+    assert all(
+        torch.equal(value, weights(folder, "transformer_2")[key])
+        for key, value in weights(high, "transformer_2").items()
+    )
+    low = train(
+        "starter/video", tmp_path / "low", pack, *given, "job.train=low", f"job.other={high}",
+        f"trainer.init_from={folder}",
+    )  # fmt: skip
+    assert all(
+        torch.equal(value, weights(high, "transformer")[key]) for key, value in weights(low, "transformer").items()
+    )
+    assert any(
+        not torch.equal(value, weights(folder, "transformer_2")[key])
+        for key, value in weights(low, "transformer_2").items()
+    )
+    frolic.load(low)
+
+    one = train("starter/video", tmp_path / "one", pack, *given, "job.boundary=null")
+    assert not (one / "transformer_2").exists()
+    assert frolic.load(one)("a cup", seed=1, frames=1).images[0].size == (32, 32)
+    for wrong, said in (
+        (["job.train=high"], "job.other"),
+        (["job.train=high", "job.boundary=null"], "give job.boundary"),
+        (["data.frames=6"], "cannot be encoded"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            train("starter/video", tmp_path / "wrong", pack, *given, *wrong)
+
+
+def test_each_expert_learns_from_its_own_noise_levels_only() -> None:
+    class Constant(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = torch.nn.Parameter(torch.zeros(()))
+            self.seen: list[float] = []
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, text: Any, mask: Any) -> torch.Tensor:
+            self.seen += t.tolist()
+            return self.value.expand_as(x)
+
+    high, low = Constant(), Constant()
+    flow = ExpertsFlow(high, low, 0.875, FlowSettings(shift=5.0, dropout=0.0), torch.zeros(1, 1, 2), torch.ones(1, 1))
+    batch = {"latents": torch.randn(64, 2, 3, 4, 4), "text": torch.zeros(64, 1, 2), "mask": torch.ones(64, 1)}
+    loss, _ = flow.loss(batch, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert len(high.seen) + len(low.seen) == 64 and min(high.seen) >= 875 > max(low.seen)
+    assert high.value.grad is not None and low.value.grad is not None
+    assert set(flow.modules()) == {"transformer", "transformer_2"}
