@@ -75,7 +75,7 @@ def compare(ours: Work, theirs: Work, repeats: int) -> dict[str, Any]:
     }
 
 
-def lively(module: nn.Module, seed: int = 0) -> nn.Module:
+def lively(module: nn.Module, seed: int = 0) -> Any:
     """Random weights at which activations neither vanish nor explode."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
@@ -94,7 +94,8 @@ def transformer(options: argparse.Namespace) -> tuple[Work, Work]:
     config = WanConfig(heads=12, hidden=8960, layers=options.layers)
     ours = lively(WanTransformer(config))
     settings = {name: value for name, value in config.to_json().items() if not name.startswith("_")}
-    theirs = WanTransformer3DModel(**settings).eval()
+    theirs: Any = WanTransformer3DModel(**settings)
+    theirs.eval()
     theirs.load_state_dict(diffusers_keys(config).save(ours.state_dict()))
     side = options.side // 8
     x = torch.randn(1, 16, 5, side, side).repeat(2, 1, 1, 1, 1)
@@ -114,7 +115,8 @@ def decode(options: argparse.Namespace) -> tuple[Work, Work]:
     config = WanVAEConfig()
     ours = lively(WanVAE(config))
     settings = {name: value for name, value in config.to_json().items() if not name.startswith("_")}
-    theirs = AutoencoderKLWan(**settings).eval()
+    theirs: Any = AutoencoderKLWan(**settings)
+    theirs.eval()
     theirs.load_state_dict(diffusers_keys(config).save(ours.state_dict()))
     z = 0.3 * torch.randn(1, 16, 5, options.decode_side // 8, options.decode_side // 8)
     return (
@@ -134,7 +136,7 @@ def clip(options: argparse.Namespace) -> tuple[Work, Work]:
     write_starter(folder)
     ours = frolic.load(folder, device="cpu", dtype="float32")
     model = diffusers.WanTransformer3DModel
-    theirs = diffusers.WanPipeline(
+    theirs: Any = diffusers.WanPipeline(
         tokenizer=transformers.PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
         text_encoder=transformers.Gemma2Model.from_pretrained(folder / "text_encoder", attn_implementation="eager"),
         vae=diffusers.AutoencoderKLWan.from_pretrained(folder / "vae"),
@@ -145,7 +147,7 @@ def clip(options: argparse.Namespace) -> tuple[Work, Work]:
     )
     theirs.set_progress_bar_config(disable=True)
     turns = {"ours": 0, "theirs": 0}
-    fields = {"height": 96, "width": 96, "guidance_scale": 5.0}
+    fields: dict[str, Any] = {"height": 96, "width": 96, "guidance_scale": 5.0}
 
     def prompt(who: str) -> str:
         turns[who] += 1
