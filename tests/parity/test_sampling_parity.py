@@ -34,6 +34,17 @@ def their_euler(steps: int, shift: float):
     return scheduler
 
 
+def their_unipc(steps: int, shift: float):
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+OTHERS = {"euler": their_euler, "unipc": their_unipc}
+
+
 def run_theirs(scheduler, x: Tensor, first: int = 0, after=lambda x, i: x) -> Tensor:
     scheduler.set_begin_index(first)
     for i, t in enumerate(scheduler.timesteps[first:], first):
@@ -70,7 +81,7 @@ NAMED = {
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers(name: str, steps: int, shift: float) -> None:
-    theirs = their_euler(steps, shift) if name == "euler" else their_dpm(steps, shift, **NAMED[name])
+    theirs = OTHERS[name](steps, shift) if name in OTHERS else their_dpm(steps, shift, **NAMED[name])
     ours = run_ours(name, SAMPLERS[name].schedule().sigmas(steps, shift), X)
     assert (ours - run_theirs(theirs, X)).abs().max() < 1e-5
 
