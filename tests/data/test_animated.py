@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from frolic.data.heldout import reserved
 from frolic.data.motion import Loops, clips, render_clip
 from frolic.data.starter import animated
 from frolic.errors import CheckpointError, FileError
+from frolic.io import safetensors
 from small_pack import small_concepts, small_sprites
 
 
@@ -32,7 +34,7 @@ def webp(moving: bool, frames: int = 72) -> bytes:
 
 def test_a_loop_is_evenly_spread_frames() -> None:
     frames = animated.loop(webp(True))
-    assert frames is not None and frames.shape == (24, 4, 96, 96) and frames.dtype == torch.uint8
+    assert frames is not None and frames.shape == (24, 4, 128, 128) and frames.dtype == torch.uint8
     places = [float((one[3] > 128).nonzero()[:, 1].float().mean()) for one in frames]
     steps = np.diff(places)
     assert (steps > 0).all() and steps.max() < 2 * steps.mean()
@@ -41,6 +43,9 @@ def test_a_loop_is_evenly_spread_frames() -> None:
     assert (seen[:3].float().mean(1) - torch.tensor([200.0, 30.0, 30.0])).abs().max() < 3
     still = animated.loop(webp(False, 30))
     assert animated.loop(webp(True, 5)) is None
+    # A second and a half goes around twice in the same time.
+    short = animated.loop(webp(True, 36))
+    assert short is not None and torch.equal(short[:12], short[12:]) and not torch.equal(short[0], short[6])
     assert animated.change(frames) > 20 and (still is None or animated.change(still) == 0)
 
 
@@ -50,7 +55,7 @@ def test_packages_to_a_file_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for number, package in enumerate(animated.ANIMATED):
         files[package] = tmp_path / f"{number}.tgz"
         with tarfile.open(files[package], "w:gz") as archive:
-            for code, moves in (("00", True), ("01", False), ("ffff", True)) if number == 1 else ():
+            for code, moves in (("00-fe0f", True), ("01", False), ("ffff", True)) if number == 1 else ():
                 data = webp(moves)
                 entry = tarfile.TarInfo(f"package/assets/{code}.webp")
                 entry.size = len(data)
@@ -58,9 +63,14 @@ def test_packages_to_a_file_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(animated, "fetch", lambda packages, cache: files)
     out = tmp_path / "deep" / "animated.safetensors"
     made = animated.build(concepts, out)
-    assert made["loops"] == 1
+    assert made == {"loops": 1, "static": 0}, "one is a single picture, and one no concept's"
     rgba, rows = animated.read(out)
-    assert rgba.shape == (1, 24, 4, 96, 96) and rows == {"00": 0}
+    assert rgba.shape == (1, 24, 4, 128, 128) and rows == {"00": 0}
+    old = tmp_path / "old.safetensors"
+    safetensors.save({"rgba": rgba}, old, metadata={"frolic": '{"format": 1, "codes": ["00"]}'})
+    with pytest.raises(FileError, match="another version"):
+        animated.read(old)
+    del rgba  # the file is mapped into memory
     out.write_bytes(out.read_bytes()[:1000])
     with pytest.raises(CheckpointError):
         animated.read(out)
@@ -80,7 +90,24 @@ def test_clips_of_loops_say_what_they_do() -> None:
     again = render_clip(small_sprites(), made[0], 48, 48, 17, frames[None])
     assert torch.equal(shown, again) and (shown[:, 1:].int() - shown[:, :-1].int()).abs().float().mean() > 0
     # Without loops the mix has no place for them.
-    assert {one.kind for one in clips(concepts, 40, 3)} == {"one", "two", "still"}
+    assert {one.kind for one in clips(concepts, 60, 3)} == {"one", "two", "around", "still"}
+
+
+def test_what_is_headed_somewhere_goes_there() -> None:
+    concepts, frames = small_concepts(), animated.loop(webp(True))
+    assert frames is not None
+    ways = [way for way in ("left", "right") if not reserved("motion", "00", way)]
+    for way in ways:
+        loops = Loops({"00": 0}, {"00": ["rolling", "turning"]}, {"00": way})
+        made = clips(concepts, 60, 3, {"loop": 1.0}, loops=loops)
+        going = [one for one in made if one.actors[0].move.kind == way]
+        assert going and {one.actors[0].move.kind for one in made} == {way, "still"}
+        for one in going:
+            assert f"rolling to the {way}" in one.captions[0] and not any("turning" in text for text in one.captions)
+        assert not any(way in text for one in made if one not in going for text in one.captions)
+        place = going[0].actors[0].move
+        assert (place.at(1).x > place.at(0).x) == (way == "right")
+    assert ways
 
 
 def test_the_table_of_verbs_is_in_order() -> None:
