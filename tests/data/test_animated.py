@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 
 from frolic.data.heldout import reserved
-from frolic.data.motion import Loops, clips, render_clip
+from frolic.data.motion import Actor, Clip, Loops, clips, render_clip
+from frolic.data.moves import Move
 from frolic.data.starter import animated
+from frolic.data.starter.concepts import bare_code
 from frolic.errors import CheckpointError, FileError
 from frolic.io import safetensors
 from small_pack import small_concepts, small_sprites
@@ -96,23 +99,39 @@ def test_clips_of_loops_say_what_they_do() -> None:
 def test_what_is_headed_somewhere_goes_there() -> None:
     concepts, frames = small_concepts(), animated.loop(webp(True))
     assert frames is not None
-    ways = [way for way in ("left", "right") if not reserved("motion", "00", way)]
-    for way in ways:
-        loops = Loops({"00": 0}, {"00": ["rolling", "turning"]}, {"00": way})
+    # Mirrored, it is headed the other way.
+    for way in ("left", "right"):
+        loops = Loops({"00": 0}, {"00": ["rolling", "turning"]}, {"00": "left"})
         made = clips(concepts, 60, 3, {"loop": 1.0}, loops=loops)
         going = [one for one in made if one.actors[0].move.kind == way]
-        assert going and {one.actors[0].move.kind for one in made} == {way, "still"}
+        assert bool(going) is not reserved("motion", "00", way)
+        assert {one.actors[0].move.kind for one in made} <= {"left", "right", "still"}
         for one in going:
+            assert one.actors[0].mirror == (way == "right")
             assert f"rolling to the {way}" in one.captions[0] and not any("turning" in text for text in one.captions)
         assert not any(way in text for one in made if one not in going for text in one.captions)
-        place = going[0].actors[0].move
-        assert (place.at(1).x > place.at(0).x) == (way == "right")
-    assert ways
+    assert not (reserved("motion", "00", "left") and reserved("motion", "00", "right")), "the test needs one of them"
+    there = Clip("loop", (Actor(0, 0, Move("still", 0.5, 0.5, 0.8), 0, 3),), "white", ("",))
+    back = replace(there, actors=(replace(there.actors[0], mirror=True),))
+    seen = [render_clip(small_sprites(), one, 48, 48, 9, frames[None]).int() for one in (there, back)]
+    assert (seen[0].flip(-1) - seen[1]).abs().max() <= 2 < (seen[0] - seen[1]).abs().max()
 
 
 def test_the_table_of_verbs_is_in_order() -> None:
-    table = animated.verbs()
-    assert len(table) > 300
+    table, headings = animated.verbs(), animated.headings()
+    assert len(table) > 640 and list(table) == sorted(table) and list(headings) == sorted(headings)
     for code, phrases in table.items():
-        assert code == code.lower() and 1 <= len(phrases) <= 3
+        assert code == code.lower() == bare_code(code) and 1 <= len(phrases) <= 3
         assert all(phrase == phrase.strip().lower() and len(phrase.split()) <= 6 for phrase in phrases)
+        # An empty one says that the name is enough; that makes no second phrase.
+        assert phrases.count("") <= 1 and "" not in phrases[1:]
+    assert set(headings) <= set(table) and set(headings.values()) <= {"left", "right"} and len(headings) > 60
+
+
+def test_a_name_that_says_it_already_is_said_once() -> None:
+    frames = animated.loop(webp(True))
+    assert frames is not None
+    made = clips(small_concepts(), 30, 4, {"loop": 1.0}, loops=Loops({"00": 0}, {"00": ["", "turning"]}))
+    assert all("  " not in text and text == text.strip() for one in made for text in one.captions)
+    firsts = {one.captions[0].partition(" on ")[0].partition(",")[0] for one in made if one.ground == "white"}
+    assert firsts == {"a cup", "a cup turning"}

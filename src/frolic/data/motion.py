@@ -18,7 +18,7 @@ from frolic.data.compose import PALETTE, PLAIN
 from frolic.data.grounds import SCENERY, paint
 from frolic.data.heldout import reserved
 from frolic.data.moves import AROUND, MOVES, Move, Pose, Room, around, move, said
-from frolic.data.scenes import Cast
+from frolic.data.scenes import EVERYDAY, Cast
 from frolic.data.starter.captions import with_article
 from frolic.data.starter.concepts import Concept
 from frolic.errors import RequestError
@@ -35,13 +35,14 @@ _TRIES = 1000
 @dataclass(frozen=True)
 class Actor:
     """``row`` in the sprites, of ``concept`` (an index), and what it does. ``loop`` is a row of the animated cut-outs
-    instead, which begins with its frame ``phase``."""
+    instead, which begins with its frame ``phase``. ``mirror``: left and right of the cut-out change places."""
 
     row: int
     concept: int
     move: Move
     loop: int | None = None
     phase: int = 0
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class Loops:
-    """The animated cut-outs: the row of each, by its concept's code, and phrases that say what it does, by code too.
-    ``headings`` are ``left`` or ``right``, where what walks, drives, swims or flies is headed as it is drawn."""
+    """The animated cut-outs: the row of each, by its concept's code, and phrases that say what it does, by code too; an
+    empty one where the name says it already ("a man running"). ``headings`` are ``left`` or ``right``: the way that
+    what walks, drives, swims or flies is headed as it is drawn."""
 
     rows: Mapping[str, int]
     verbs: Mapping[str, Sequence[str]]
@@ -132,29 +134,32 @@ def clip(cast: Cast, kind: str, rng: Random) -> Clip:
 def _two(rng: Random) -> list[Move]:
     """Two things one above the other or side by side, each in its half, one of which may stay where it is."""
     rooms, but = (ROWS, ("up", "down", "fall")) if rng.random() < 0.5 else (COLUMNS, ("left", "right"))
-    kinds = rng.sample([each for each in MOVES if each not in but], 2)
+    # What goes in a circle in half a picture is too small to be seen.
+    kinds = rng.sample([each for each in MOVES if each not in (*but, "orbit")], 2)
     return [move(each, rng, room) for each, room in zip(kinds, rng.sample(rooms, 2), strict=True)]
 
 
 def _looped(cast: Cast, looping: Sequence[int], loops: Loops, rng: Random) -> Clip:
-    """A thing that moves by itself, where it is or to where it is headed."""
-    index = rng.choice(looping)
+    """A thing that moves by itself, where it is or on its way to one side, mirrored if it has to be."""
+    often = [EVERYDAY if cast.concepts[index].everyday else 1.0 for index in looping]
+    index = rng.choices(looping, often)[0]
     concept = cast.concepts[index]
     ground = _ground(cast, [index], rng)
-    name, verbs = concept.captions[0], loops.verbs.get(concept.code, ())
+    name, verbs = concept.captions[0], loops.verbs.get(concept.code, ("moving about",))
     heading = loops.headings.get(concept.code)
-    if heading and verbs and rng.random() < TRAVELS:
-        does = move(heading, rng)
+    does, mirror = move("still", rng), False
+    if heading and rng.random() < TRAVELS:
+        does = move(rng.choice(("left", "right")), rng)
+        mirror = does.kind != heading
         # The first phrase is how it gets on; another may be of what else it does ("moving its legs").
-        texts = [f"{name} {verbs[0]} {way}" for way in (f"to the {heading}", heading)]
-        texts.append(f"{name} moving to the {heading}")
+        texts = [f"{name} {verbs[0]} to the {does.kind}", f"{name} {verbs[0]} {does.kind}"]
+        texts.append(f"{name} moving to the {does.kind}")
     else:
-        does = move("still", rng)
-        texts = [f"{name} {rng.choice(verbs)}", name] if verbs else [f"{name} moving about", name]
-        texts.append(with_article(f"animated {phrases.bare(name)}"))
+        texts = [f"{name} {rng.choice(verbs)}", name, with_article(f"animated {phrases.bare(name)}")]
+    texts = [" ".join(text.split()) for text in texts]
     captions = [text.lower() for text in phrases.on_ground(texts, ground, rng) if len(text.split()) <= phrases.LONGEST]
-    actor = Actor(concept.row, index, does, loops.rows[concept.code], rng.randrange(1 << 16))
-    return Clip("loop", (actor,), ground, tuple(captions or [name.lower()]), rng.getrandbits(32))
+    actor = Actor(concept.row, index, does, loops.rows[concept.code], rng.randrange(1 << 16), mirror)
+    return Clip("loop", (actor,), ground, tuple(dict.fromkeys(captions or [name.lower()])), rng.getrandbits(32))
 
 
 def render_clip(
@@ -170,6 +175,7 @@ def render_clip(
             assert loops_NT4HW is not None
             order = (actor.phase + torch.arange(frames)) % loops_NT4HW.shape[1]
             cuts = loops_NT4HW[actor.loop][order]
+        cuts = cuts.flip(-1) if actor.mirror else cuts
         _stamp(picture, cuts, poses)
     return (picture * 255).round().clamp(0, 255).to(torch.uint8)
 

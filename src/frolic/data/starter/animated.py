@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ SIDE, FRAMES = 128, 24
 FORMAT, SECONDS = 2, 3.0
 LEAST = 8
 """A loop of fewer pictures than this is none."""
-MOVES = 1.5
+MOVES = 3.0
 """How far, in shades of 255, the frames of a loop have to differ from the first, on average over what is opaque."""
 FILE = f"animated-{SIDE}.safetensors"
 Progress = Callable[[int, int], None]
@@ -100,9 +101,18 @@ def read(path: Path | None = None) -> tuple[Tensor, dict[str, int]]:
 
 
 def verbs() -> Mapping[str, list[str]]:
-    """What the loop of a concept, by its code, shows it doing: phrases that follow its name."""
-    table = Path(str(resources.files("frolic").joinpath("data/starter/verbs.json")))
-    return dict(read_json_object(table))
+    """What the loop of a concept, by its code, shows it doing: phrases that follow its name, the first one empty where
+    the name says it already ("a man running")."""
+    return _table("verbs")
+
+
+def headings() -> Mapping[str, str]:
+    """``left`` or ``right`` of a concept, by its code, whose loop shows it on its way there."""
+    return _table("headings")
+
+
+def _table(name: str) -> dict[str, Any]:
+    return dict(read_json_object(Path(str(resources.files("frolic").joinpath(f"data/starter/{name}.json")))))
 
 
 def loop(webp: bytes) -> Tensor | None:
