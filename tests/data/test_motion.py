@@ -60,7 +60,7 @@ def test_clips_depend_on_their_number_alone_and_show_nothing_reserved() -> None:
     assert made == clips(concepts, 20, 3) + clips(concepts, 40, 3, start=20)
     assert made != clips(concepts, 60, 4)
     assert not any(is_reserved(one, concepts) for one in made)
-    assert {one.kind for one in made} == {"one", "two", "still"}
+    assert {one.kind for one in made} == {"one", "two", "around", "still"}
     cast = Cast(concepts)
     free = [clip(cast, "one", Random(seed)) for seed in range(300)]
     held = [one for one in free if reserved("motion", concepts[one.actors[0].concept].code, one.actors[0].move.kind)]
@@ -70,13 +70,18 @@ def test_clips_depend_on_their_number_alone_and_show_nothing_reserved() -> None:
 def test_captions_name_the_thing_and_what_it_does() -> None:
     concepts = small_concepts()
     words = {kind: set(" ".join(moves._SAID[kind]).split()) for kind in MOVES}
-    for one in clips(concepts, 80, 5):
+    for one in clips(concepts, 160, 5):
         assert 1 <= len(one.captions) <= 3
         for caption in one.captions:
             assert caption == caption.lower() and len(caption.split()) <= 16
+            said = set(caption.replace(",", "").split())
             for actor in one.actors:
                 assert concepts[actor.concept].noun in caption
-                assert one.kind == "still" or words[actor.move.kind] & set(caption.replace(",", "").split())
+                # What is to stay may be named only.
+                assert actor.move.kind == "still" or words[actor.move.kind] & said or one.kind == "around"
+            if one.kind == "around":
+                middle, other = (concepts[actor.concept].noun for actor in one.actors)
+                assert any(f"{other} {way} a {middle}" in caption for way in moves.AROUND)
         if one.ground != "white":
             assert any(word in one.captions[0] for word in (one.ground, "night", "sky", "grass", "sea", "room"))
 
@@ -118,6 +123,33 @@ def test_a_spin_turns_the_way_that_is_said() -> None:
     blue = (clip_3THW[2] > 128) & (clip_3THW[0] < 128)
     assert centre(blue[0])[1] < 0.45 and centre(blue[1])[0] > 0.55
     assert (drawn(Move("spin", 0.5, 0.5, 0.6, way=-1))[:, 1].flip(-1).int() - clip_3THW[:, 1].int()).abs().max() <= 2
+
+
+def test_two_things_keep_apart() -> None:
+    """Whatever two things do, neither hides the other; and one goes once around the other."""
+    cast = Cast(small_concepts())
+    for seed in range(60):
+        for kind in ("two", "around"):
+            one = clip(cast, kind, Random(seed))
+            for number in range(T):
+                a, b = (actor.move.at(number / (T - 1)) for actor in one.actors)
+                apart = max(abs(a.x - b.x), abs(a.y - b.y)) if kind == "two" else math.dist((a.x, a.y), (b.x, b.y))
+                assert apart > 0.42 * (a.side + b.side), (one, number)
+                assert all(p.side / 2 - 0.09 < value < 1.09 - p.side / 2 for p in (a, b) for value in (p.x, p.y))
+    (middle, moon) = (actor.move for actor in clip(cast, "around", Random(3)).actors)
+    turns = [math.atan2(p.y - middle.y, p.x - middle.x) for p in (moon.at(n / 16) for n in range(T))]
+    steps = [(b - a + math.pi) % (2 * math.pi) - math.pi for a, b in pairwise(turns)]
+    assert abs(sum(steps)) == pytest.approx(2 * math.pi) and all(step * moon.way > 0 for step in steps)
+
+
+def test_small_things_are_smooth() -> None:
+    """A grid of lines becomes gray where it is drawn much smaller than it is, at every size of a thing that shrinks."""
+    lines = torch.zeros(1, 4, 128, 128, dtype=torch.uint8)
+    lines[0, 3], lines[0, :3, ::2] = 255, 255
+    made = render_clip(lines, Clip("one", (Actor(0, 0, Move("shrink", 0.5, 0.5, 0.9, 4.0)),), "blue", ("",)), 96, 96, 9)
+    for number in range(2, 9):
+        inside = made[:, number, 46:50, 46:50].float()
+        assert (inside - 127.5).abs().max() < 30, number
 
 
 def test_clips_of_a_pack_have_things_in_them() -> None:

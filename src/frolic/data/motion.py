@@ -6,7 +6,7 @@ N sprites, T frames, H/W sides of a frame.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import torch
@@ -17,27 +17,32 @@ from frolic.data import phrases
 from frolic.data.compose import PALETTE, PLAIN
 from frolic.data.grounds import SCENERY, paint
 from frolic.data.heldout import reserved
-from frolic.data.moves import MOVES, Move, move, said
-from frolic.data.scenes import Cast
+from frolic.data.moves import AROUND, MOVES, Move, Pose, Room, around, move, said
+from frolic.data.scenes import EVERYDAY, Cast
 from frolic.data.starter.captions import with_article
 from frolic.data.starter.concepts import Concept
 from frolic.errors import RequestError
 
-MIX: Mapping[str, float] = {"one": 0.5, "two": 0.12, "still": 0.1, "loop": 0.28}
+MIX: Mapping[str, float] = {"one": 0.47, "two": 0.09, "around": 0.04, "still": 0.08, "loop": 0.32}
 """How often each kind of clip is trained with; ``loop`` only where there are loops."""
+TRAVELS = 0.4
+"""How often a loop that heads somewhere goes there."""
+ROWS = (Room(y=0.27, high=0.5), Room(y=0.73, high=0.5))
+COLUMNS = (Room(x=0.26, wide=0.48), Room(x=0.74, wide=0.48))
 _TRIES = 1000
 
 
 @dataclass(frozen=True)
 class Actor:
     """``row`` in the sprites, of ``concept`` (an index), and what it does. ``loop`` is a row of the animated cut-outs
-    instead, which begins with its frame ``phase``."""
+    instead, which begins with its frame ``phase``. ``mirror``: left and right of the cut-out change places."""
 
     row: int
     concept: int
     move: Move
     loop: int | None = None
     phase: int = 0
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,13 @@ class Clip:
 
 @dataclass(frozen=True)
 class Loops:
-    """The animated cut-outs: the row of each, by its concept's code, and phrases that say what it does, by code too."""
+    """The animated cut-outs: the row of each, by its concept's code, and phrases that say what it does, by code too; an
+    empty one where the name says it already ("a man running"). ``headings`` are ``left`` or ``right``: the way that
+    what walks, drives, swims or flies is headed as it is drawn."""
 
     rows: Mapping[str, int]
     verbs: Mapping[str, Sequence[str]]
+    headings: Mapping[str, str] = field(default_factory=dict)
 
 
 def clips(
@@ -103,13 +111,13 @@ def is_reserved(clip: Clip, concepts: Sequence[Concept]) -> bool:
 
 
 def clip(cast: Cast, kind: str, rng: Random) -> Clip:
-    """One clip of a kind of ``MIX``. It may show reserved combinations."""
+    """One clip of a kind of ``MIX`` but ``loop``. It may show reserved combinations."""
     for _ in range(_TRIES):
         if kind == "two":
             indices = cast.different(2, rng)
-            lanes = rng.sample([(0.27, 0.5), (0.73, 0.5)], 2)
-            kinds = rng.sample([each for each in MOVES if each not in ("up", "down", "fall")], 2)
-            moves = [move(each, rng, lane) for each, lane in zip(kinds, lanes, strict=True)]
+            moves = _two(rng)
+        elif kind == "around":
+            indices, moves = cast.different(2, rng), list(around(rng))
         else:
             indices = [cast.pick("placeable", rng)]
             moves = [move("still" if kind == "still" else rng.choice(MOVES[:-1]), rng)]
@@ -123,19 +131,35 @@ def clip(cast: Cast, kind: str, rng: Random) -> Clip:
     raise RequestError(f"every caption of kind {kind!r} is longer than {phrases.LONGEST} words.")
 
 
+def _two(rng: Random) -> list[Move]:
+    """Two things one above the other or side by side, each in its half, one of which may stay where it is."""
+    rooms, but = (ROWS, ("up", "down", "fall")) if rng.random() < 0.5 else (COLUMNS, ("left", "right"))
+    # What goes in a circle in half a picture is too small to be seen.
+    kinds = rng.sample([each for each in MOVES if each not in (*but, "orbit")], 2)
+    return [move(each, rng, room) for each, room in zip(kinds, rng.sample(rooms, 2), strict=True)]
+
+
 def _looped(cast: Cast, looping: Sequence[int], loops: Loops, rng: Random) -> Clip:
-    """A thing that moves by itself, where it is."""
-    index = rng.choice(looping)
+    """A thing that moves by itself, where it is or on its way to one side, mirrored if it has to be."""
+    often = [EVERYDAY if cast.concepts[index].everyday else 1.0 for index in looping]
+    index = rng.choices(looping, often)[0]
     concept = cast.concepts[index]
-    stay = move("still", rng)
     ground = _ground(cast, [index], rng)
-    name = concept.captions[0]
-    said = [f"{name} {verb}" for verb in loops.verbs.get(concept.code, ())]
-    texts = [rng.choice(said), name] if said else [f"{name} moving about", name]
-    texts.append(with_article(f"animated {phrases.bare(name)}"))
+    name, verbs = concept.captions[0], loops.verbs.get(concept.code, ("moving about",))
+    heading = loops.headings.get(concept.code)
+    does, mirror = move("still", rng), False
+    if heading and rng.random() < TRAVELS:
+        does = move(rng.choice(("left", "right")), rng)
+        mirror = does.kind != heading
+        # The first phrase is how it gets on; another may be of what else it does ("moving its legs").
+        texts = [f"{name} {verbs[0]} to the {does.kind}", f"{name} {verbs[0]} {does.kind}"]
+        texts.append(f"{name} moving to the {does.kind}")
+    else:
+        texts = [f"{name} {rng.choice(verbs)}", name, with_article(f"animated {phrases.bare(name)}")]
+    texts = [" ".join(text.split()) for text in texts]
     captions = [text.lower() for text in phrases.on_ground(texts, ground, rng) if len(text.split()) <= phrases.LONGEST]
-    actor = Actor(concept.row, index, stay, loops.rows[concept.code], rng.randrange(1 << 16))
-    return Clip("loop", (actor,), ground, tuple(captions or [name.lower()]), rng.getrandbits(32))
+    actor = Actor(concept.row, index, does, loops.rows[concept.code], rng.randrange(1 << 16), mirror)
+    return Clip("loop", (actor,), ground, tuple(dict.fromkeys(captions or [name.lower()])), rng.getrandbits(32))
 
 
 def render_clip(
@@ -151,35 +175,51 @@ def render_clip(
             assert loops_NT4HW is not None
             order = (actor.phase + torch.arange(frames)) % loops_NT4HW.shape[1]
             cuts = loops_NT4HW[actor.loop][order]
-        _stamp(picture, cuts, [(p.x, p.y, p.side, p.angle) for p in poses])
+        cuts = cuts.flip(-1) if actor.mirror else cuts
+        _stamp(picture, cuts, poses)
     return (picture * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _stamp(picture_3THW: Tensor, cuts_T4hw: Tensor, poses: Sequence[tuple[float, float, float, float]]) -> None:
+def _stamp(picture_3THW: Tensor, cuts_T4hw: Tensor, poses: Sequence[Pose]) -> None:
     """Draw a cut-out, or one for each frame, over every frame, at its place, size and angle there, in place."""
-    _, frames, height, width = picture_3THW.shape
+    _, _, height, width = picture_3THW.shape
     short = min(height, width)
     rgba = cuts_T4hw.float() / 255
     layer = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
-    # Sampling takes four points of the sprite: first it is made about as small as it is drawn at most.
-    largest = max(side for _, _, side, _ in poses) * short
-    if layer.shape[-1] > 1.3 * largest:
-        size = max(1, round(1.15 * largest))
-        layer = F.interpolate(layer, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    x, y, side, angle = torch.tensor(poses).T
+    sizes = [_sample_size(pose.side * short, layer.shape[-1]) for pose in poses]
+    for size in sorted(set(sizes), reverse=True):
+        some = torch.tensor([number for number, each in enumerate(sizes) if each == size])
+        part = layer if len(layer) == 1 else layer[some]
+        if size < layer.shape[-1]:
+            part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        grid = _grid([poses[number] for number in some.tolist()], height, width)
+        drawn = F.grid_sample(
+            part.expand(len(some), -1, -1, -1), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        ).transpose(0, 1)
+        picture_3THW[:, some] = picture_3THW[:, some] * (1 - drawn[3:]) + drawn[:3]
+
+
+def _sample_size(side: float, most: int) -> int:
+    """To how many pixels a sprite is reduced before it is drawn ``side`` wide. Sampling takes four points of it, so
+    that it must not be much larger; and few sizes are enough for all frames of a thing that grows."""
+    size = float(most)
+    while size > 1.45 * side and size > 2:
+        size *= 0.75
+    return max(1, round(size))
+
+
+def _grid(poses: Sequence[Pose], height: int, width: int) -> Tensor:
+    """[T, H, W, 2]: from places in the frame (-1 to 1) to ones in the sprite: shifted, turned back, and scaled."""
+    x, y, side, angle = torch.tensor([(pose.x, pose.y, pose.side, pose.angle) for pose in poses]).T
+    short = min(height, width)
     wide, high = side * short / width, side * short / height
     cos, sin = angle.cos(), angle.sin()
-    # From a place in the frame (-1 to 1) to one in the sprite: shifted, turned back, and scaled.
-    theta = torch.zeros(frames, 2, 3)
+    theta = torch.zeros(len(poses), 2, 3)
     theta[:, 0, 0], theta[:, 0, 1] = cos / wide, sin * (height / width) / wide
     theta[:, 1, 0], theta[:, 1, 1] = -sin * (width / height) / high, cos / high
     centre = torch.stack([2 * x - 1, 2 * y - 1], 1)[:, :, None]
     theta[:, :, 2] = -(theta[:, :, :2] @ centre)[:, :, 0]
-    grid = F.affine_grid(theta, [frames, 4, height, width], align_corners=False)
-    drawn = F.grid_sample(
-        layer.expand(frames, -1, -1, -1), grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    ).transpose(0, 1)
-    picture_3THW.mul_(1 - drawn[3:]).add_(drawn[:3])
+    return F.affine_grid(theta, [len(poses), 4, height, width], align_corners=False)
 
 
 def _ground(cast: Cast, indices: Sequence[int], rng: Random) -> str:
@@ -196,13 +236,18 @@ def _ground(cast: Cast, indices: Sequence[int], rng: Random) -> str:
 def _captions(
     cast: Cast, indices: Sequence[int], moves: Sequence[Move], ground: str, kind: str, rng: Random
 ) -> list[str]:
+    named = [with_article(cast.concepts[index].noun) for index in indices]
     made = []
     for number in range(3):
-        named = [with_article(cast.concepts[index].noun) for index in indices]
-        doing = [f"{name} {said(each, rng)}" for name, each in zip(named, moves, strict=True)]
-        if kind == "still" and number < 2:
+        if kind == "around":
+            doing = [f"{named[1]} {rng.choice(AROUND)} {named[0]}"]
+        elif kind == "still" and number < 2:
             doing = named  # who asks for nothing to happen gets that
-        text = " and ".join(rng.sample(doing, len(doing)))
-        made += phrases.on_ground([text], ground, rng)
-    fitting = [text.lower() for text in dict.fromkeys(made) if len(text.split()) <= phrases.LONGEST]
-    return list(dict.fromkeys(fitting))
+        else:
+            # Of two, the one that stays may be named only.
+            doing = [
+                name if each.kind == "still" and kind == "two" and rng.random() < 0.5 else f"{name} {said(each, rng)}"
+                for name, each in zip(named, moves, strict=True)
+            ]
+        made += phrases.on_ground([" and ".join(rng.sample(doing, len(doing)))], ground, rng)
+    return [text.lower() for text in dict.fromkeys(made) if len(text.split()) <= phrases.LONGEST]

@@ -96,24 +96,47 @@ _PATHS: Mapping[str, Callable[[Move, float], Pose]] = {
 }
 
 
-def move(kind: str, rng: Random, lane: tuple[float, float] | None = None) -> Move:
-    """A move for a thing that has the picture to itself, or the horizontal ``lane`` (its middle and its height)."""
-    middle, high = lane or (0.5, 1.0)
-    x, y = 0.5 + rng.uniform(-0.06, 0.06), middle + rng.uniform(-0.06, 0.06) * high
+@dataclass(frozen=True)
+class Room:
+    """What of the picture a thing has to itself: its middle, width and height, over the picture's sides."""
+
+    x: float = 0.5
+    y: float = 0.5
+    wide: float = 1.0
+    high: float = 1.0
+
+
+WHOLE = Room()
+
+
+def move(kind: str, rng: Random, room: Room = WHOLE) -> Move:
+    """A move for a thing that has the picture, or a ``room`` in it, to itself. A path is a quarter of the room to
+    either side of its middle, or a little more."""
+    least = min(room.wide, room.high)
+    x, y = room.x + rng.uniform(-0.06, 0.06) * room.wide, room.y + rng.uniform(-0.06, 0.06) * room.high
     way = rng.choice((1, -1))
     if kind in ("left", "right"):
-        return Move(kind, 0.5, y, min(0.42 * high + 0.08, 0.46), rng.uniform(0.22, 0.28))
+        return Move(kind, room.x, y, 0.46 if least == 1 else 0.58 * least, rng.uniform(0.22, 0.28) * room.wide)
     if kind in ("up", "down", "fall"):
-        return Move(kind, x, middle, 0.42 * high, rng.uniform(0.22, 0.28) * high)
+        return Move(kind, x, room.y, 0.42 if least == 1 else 0.58 * least, rng.uniform(0.22, 0.28) * room.high)
     if kind == "bounce":
-        return Move(kind, x, middle + 0.22 * high, 0.46 * high, rng.uniform(0.34, 0.44) * high)
+        low = room.y + 0.22 * room.high
+        return Move(kind, x, low, 0.46 if least == 1 else 0.58 * least, rng.uniform(0.34, 0.44) * room.high)
     if kind == "spin":
-        return Move(kind, x, y, rng.uniform(0.56, 0.68) * high, way=way)
+        return Move(kind, x, y, rng.uniform(0.56, 0.68) * least, way=way)
     if kind in ("grow", "shrink"):
-        return Move(kind, x, y, rng.uniform(0.8, 0.94) * high, rng.uniform(2.3, 3.2))
+        return Move(kind, x, y, rng.uniform(0.8, 0.94) * least, rng.uniform(2.3, 3.2))
     if kind == "orbit":
-        return Move(kind, 0.5, middle, 0.36 * high, rng.uniform(0.25, 0.3) * high, way, rng.uniform(0, 2 * math.pi))
-    return Move(kind, x, y, rng.uniform(0.66, 0.9) * high)
+        reach = rng.uniform(0.25, 0.3) * least
+        return Move(kind, room.x, room.y, 0.36 * least, reach, way, rng.uniform(0, 2 * math.pi))
+    return Move(kind, x, y, rng.uniform(0.66, 0.9) * least)
+
+
+def around(rng: Random) -> tuple[Move, Move]:
+    """A thing in the middle that stays, and one that goes around it."""
+    middle = Move("still", 0.5, 0.5, rng.uniform(0.36, 0.42))
+    way, phase = rng.choice((1, -1)), rng.uniform(0, 2 * math.pi)
+    return middle, Move("orbit", 0.5, 0.5, rng.uniform(0.24, 0.28), rng.uniform(0.33, 0.36), way, phase)
 
 
 _SAID: Mapping[str, tuple[str, ...]] = {
@@ -131,9 +154,13 @@ _SAID: Mapping[str, tuple[str, ...]] = {
 }
 
 
+AROUND = ("going around", "orbiting", "circling", "moving around")
+"""What is said of a thing that goes around another."""
+
+
 def said(move: Move, rng: Random) -> str:
-    """One phrase for a move, now and then with which way around."""
+    """One phrase for a move, sometimes with which way around."""
     phrase = rng.choice(_SAID[move.kind])
-    if move.kind in ("spin", "orbit") and rng.random() < 0.25:
+    if move.kind in ("spin", "orbit") and rng.random() < 0.4:
         phrase = f"{_SAID[move.kind][0]} {'clockwise' if move.way > 0 else 'counterclockwise'}"
     return phrase

@@ -135,7 +135,7 @@ def open_loops(file: str | None) -> tuple[Loops | None, Tensor | None]:
     if file == "none":
         return None, None
     rgba, rows = animated.read(Path(file).expanduser() if file else None)
-    return Loops(rows, animated.verbs()), rgba
+    return Loops(rows, animated.verbs(), animated.headings()), rgba
 
 
 def open_pack(folder: str | None) -> tuple[Tensor, list[Concept]]:
