@@ -50,7 +50,7 @@ def starter_video(
     data: Annotated[Path | None, typer.Option("--data", help="Folder made by `frolic data starter`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print progress and result as JSON lines.")] = False,
 ) -> None:
-    """Fetch pinned, openly licensed animations with npm, and pack those of the starter's things (0.7 GB of each)."""
+    """Fetch pinned, openly licensed animations with npm (0.7 GB), and pack those of the starter's things (1.0 GB)."""
     from frolic.data.starter import animated
     from frolic.data.starter.pack import default_folder, read
 
