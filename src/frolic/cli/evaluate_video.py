@@ -10,37 +10,56 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from frolic.cli.evaluate import BatchOption, GuidanceOption, JsonFlag, SeedOption, StepsOption
+from frolic.cli.evaluate import BatchOption, DataOption, GuidanceOption, JsonFlag, SeedOption, StepsOption
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from frolic.eval.video import Film, Moving, Row, Summary
+
 
 def starter_video(
-    model: Annotated[str, typer.Option("--model", "-m", help="Name or folder of the model to measure.")],
-    suite: Annotated[str, typer.Option("--suite", help="motion, everyday, still, or all.")] = "everyday",
-    limit: Annotated[int | None, typer.Option("--limit", help="Only this many prompts a suite, evenly spaced.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Name or folder of the model to measure.")] = None,
+    suite: Annotated[str, typer.Option("--suite", help="everyday, motion, object, emoji, still, or all.")] = "everyday",
+    limit: Annotated[int | None, typer.Option("--limit", help="Only the first so many prompts a suite.")] = None,
     seed: SeedOption = 0,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     batch: BatchOption = 4,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG to write: a strip of frames of each clip.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --sheet.")] = False,
+    true: Annotated[
+        bool, typer.Option("--true", help="Judge true clips instead of a model's: the ceiling of each figure.")
+    ] = False,
+    data: DataOption = None,
+    animated: Annotated[
+        Path | None, typer.Option("--animated", help="File made by `frolic data starter-video`, for --true.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write with the figures, by suite.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of --sheet and --out.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Draw clips of held-out prompts; print in how many the right thing does what was asked."""
     import frolic
+    from frolic.errors import RequestError
     from frolic.eval import video
     from frolic.eval.judge import Judge
-    from frolic.io.files import check_writable
+    from frolic.io.files import check_writable, write_json
 
-    if sheet is not None:
-        check_writable(sheet, force=force)
+    if (model is None) is not true:
+        raise RequestError("Give either --model, or --true for clips that are as they should be.")
+    for path in (sheet, out):
+        if path is not None:
+            check_writable(path, force=force)
     judge = Judge.load()
-    names = video.SUITES if suite == "all" else (suite,)
-    chosen = {name: video.suite(name, judge.concepts, limit) for name in names}
-    film = video.filmer(frolic.load(model), steps=steps, guidance_scale=guidance)
-    clips, labels = [], []
+    chosen = {name: video.suite(name, judge.concepts, limit) for name in video.names(suite)}
+    film = (
+        _true([case for cases in chosen.values() for case in cases], data, animated)
+        if model is None
+        else video.filmer(frolic.load(model), steps=steps, guidance_scale=guidance)
+    )
+    clips: list[np.ndarray] = []
+    labels: list[str] = []
+    summaries: list[Summary] = []
     for name, cases in chosen.items():
         started, rows = time.monotonic(), []
         for row, frames in video.evaluate(film, judge, cases, seed, batch):
@@ -48,38 +67,51 @@ def starter_video(
             if sheet is not None:
                 clips.append(frames)
                 labels.append(row.prompt)
-            told = f"{'yes' if row.correct else 'no ':3}  {row.prompt:44}  seen: {row.seen_name}, {row.found}"
-            typer.echo(json.dumps(asdict(row), ensure_ascii=False) if as_json else told)
-        whole = video.summarise(name, rows, seed, started)
-        if as_json:
-            typer.echo(json.dumps(asdict(whole)))
-        else:
-            parts = ", ".join(f"{part} {share:.1%}" for part, share in whole.parts.items())
-            typer.echo(f"{name}: {whole.accuracy:.1%} of {whole.n} right; {parts}; {whole.static} static")
+            typer.echo(json.dumps(asdict(row), ensure_ascii=False) if as_json else _told(row))
+        summaries.append(video.summarise(name, rows, seed, started))
+        typer.echo(json.dumps(asdict(summaries[-1])) if as_json else _summed_up(summaries[-1]))
+    if out is not None:
+        write_json(out, {summary.suite: _figures(summary) for summary in summaries}, force=force)
     if sheet is not None:
         _write_sheet(clips, labels, sheet, force)
         if not as_json:
             typer.echo(f"{sheet}: {len(clips)} clips, in the order of the suite")
 
 
+def _true(cases: list[Moving], data: Path | None, animated_file: Path | None) -> Film:
+    from frolic.data.starter import animated
+    from frolic.data.starter.pack import default_folder, read
+    from frolic.eval.films import filmer
+    from frolic.eval.video import LIVELY
+
+    rgba, concepts = read((data or default_folder()).expanduser())
+    loops = animated.read(animated_file) if any(case.move == LIVELY for case in cases) else None
+    return filmer(rgba, {concept.code: concept.row for concept in concepts}, cases, loops)
+
+
+def _told(row: Row) -> str:
+    return f"{'yes' if row.correct else 'no ':3}  {row.prompt:44}  seen: {row.seen_name}, {row.found}"
+
+
+def _summed_up(summary: Summary) -> str:
+    parts = ", ".join(f"{part} {share:.1%}" for part, share in summary.parts.items())
+    ceiling = f" (true clips: {summary.ceiling:.1%})" if summary.ceiling is not None else ""
+    return f"{summary.suite}: {summary.accuracy:.1%} of {summary.n} right{ceiling}; {parts}; {summary.static} static"
+
+
+def _figures(summary: Summary) -> dict[str, object]:
+    """What of a summary is the same on any machine."""
+    kept = ("accuracy", "n", "parts", "moves", "static", "seed")
+    return {name: value for name, value in asdict(summary).items() if name in kept}
+
+
 def _write_sheet(clips: list[np.ndarray], labels: list[str], path: Path, force: bool) -> None:
     import io
 
-    from PIL import Image, ImageDraw, ImageFont
-
+    from frolic.eval.sheet import strip_sheet
     from frolic.eval.video import filmstrips
     from frolic.io.files import write_bytes
 
-    strips = [Image.fromarray(strip) for strip in filmstrips(clips)]
-    columns, line, gap = 2, 15, 8
-    wide, high = max(strip.width for strip in strips), max(strip.height for strip in strips)
-    rows = -(-len(strips) // columns)
-    paper = Image.new("RGB", (columns * (wide + gap) + gap, rows * (high + line + gap) + gap), "white")
-    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(12)
-    for index, (strip, label) in enumerate(zip(strips, labels, strict=True)):
-        left, top = gap + index % columns * (wide + gap), gap + index // columns * (high + line + gap)
-        paper.paste(strip, (left, top))
-        pen.text((left, top + high + 1), label, fill=(60, 60, 67), font=font)
     buffer = io.BytesIO()
-    paper.save(buffer, "PNG", optimize=True)
+    strip_sheet(filmstrips(clips), labels).save(buffer, "PNG", optimize=True)
     write_bytes(path, buffer.getvalue(), force=force)

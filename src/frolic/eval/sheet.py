@@ -1,9 +1,10 @@
-"""Contact sheets: pictures in a grid, each with its prompt below."""
+"""Contact sheets: pictures or strips of film in a grid, each with its prompt below."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 PAPER, INK = (255, 255, 255), (60, 60, 67)
@@ -30,6 +31,22 @@ def contact_sheet(
         for number, text in enumerate(_wrap(label, draw, font, cell)):
             spare = cell - draw.textlength(text, font=font)
             draw.text((left + spare / 2, top + cell + 1 + number * line), text, fill=INK, font=font)
+    return sheet
+
+
+def strip_sheet(strips: Sequence[np.ndarray], labels: Sequence[str], columns: int = 2) -> Image.Image:
+    """Film strips (bytes [H, W, 3]) in reading order, each with one line of label below."""
+    assert len(strips) and len(strips) == len(labels)
+    columns = min(columns, len(strips))
+    line, gap = 15, 8
+    wide, high = max(strip.shape[1] for strip in strips), max(strip.shape[0] for strip in strips)
+    rows = -(-len(strips) // columns)
+    sheet = Image.new("RGB", (columns * (wide + gap) + gap, rows * (high + line + gap) + gap), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for index, (strip, label) in enumerate(zip(strips, labels, strict=True)):
+        left, top = gap + index % columns * (wide + gap), gap + index // columns * (high + line + gap)
+        sheet.paste(Image.fromarray(strip), (left, top))
+        draw.text((left, top + high + 1), _wrap(label, draw, font, wide)[0], fill=INK, font=font)
     return sheet
 
 
