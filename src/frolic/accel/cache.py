@@ -23,33 +23,24 @@ class StepCache:
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self.steps = self.reused = 0
-        self._change: Tensor | None = None
-        self._rest: Tensor | None = None
+        self._before: tuple[Tensor, Tensor] | None = None  # the first block's change, and all that followed it
 
     def __call__(self, blocks: Sequence[Callable[[Any], Any]], state: Any) -> Any:
         """``blocks`` applied to ``state``, whose ``x`` is [B, L, D]."""
         self.steps += 1
         first = blocks[0](state)
         change: Tensor = first.x - state.x
-        if self._rest is not None and self._like_before(change):
+        if self._before is not None and self._alike(self._before[0], change):
             self.reused += 1
-            return replace(first, x=first.x + self._rest)
+            return replace(first, x=first.x + self._before[1])
         last = first
         for block in blocks[1:]:
             last = block(last)
-        self._change, self._rest = change, last.x - first.x
+        self._before = change, last.x - first.x
         return last
 
-    def _like_before(self, change: Tensor) -> bool:
-        before = self._change
-        if before is None or before.shape != change.shape or not self.threshold:
+    def _alike(self, before: Tensor, change: Tensor) -> bool:
+        if before.shape != change.shape or not self.threshold:
             return False
         size = before.abs().mean((1, 2)).clamp_min(1e-12)
         return bool(((change - before).abs().mean((1, 2)) / size < self.threshold).all())
-
-
-def plainly(blocks: Sequence[Callable[[Any], Any]], state: Any) -> Any:
-    """All ``blocks``, one after the other."""
-    for block in blocks:
-        state = block(state)
-    return state

@@ -6,7 +6,6 @@ B batch, C latent channels, T/H/W frames, height and width of the clip, t/h/w of
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from torch import Tensor
 from frolic.accel.memory import free_bytes
 from frolic.errors import NumericsError, RequestError, ResourceError
 from frolic.models.wan_vae import WanVAE, decode_tiled, encode_tiled, tile_for
-from frolic.pipeline.attempt import attempt
+from frolic.models.wan_vae.sizes import SMALLEST
+from frolic.pipeline.attempt import TiledWork, descend
 from frolic.pipeline.finite import require_finite
 from frolic.pipeline.inputs import Anchors, Given
-from frolic.pipeline.parts import lasting
 from frolic.spec import SamplingDefaults
 
-_Work = Callable[[torch.device, torch.dtype, int | None], Tensor]
-_SMALLER = (256, 128, 64)
+_SMALLER = (256, 128, SMALLEST)
 
 
 class ClipStage:
@@ -101,25 +99,21 @@ class ClipStage:
         require_finite(pixels, "The decoder")
         return pixels
 
-    def _descend(self, doing: str, work: _Work, size: tuple[int, ...], notes: list[str]) -> Tensor | None:
+    def _descend(self, doing: str, work: TiledWork, size: tuple[int, ...], notes: list[str]) -> Tensor | None:
         """What ``work`` gives with the first tile that there is memory for; None if there is for none."""
         free = free_bytes(self.device)
         first = tile_for(self.vae.config, size[0], size[1], self.dtype.itemsize, free, self.tiling)
-        for number, tile in enumerate([first, *[side for side in _SMALLER if first is None or side < first]]):
-            if number:
-                notes.append(f"{doing} ran out of memory on {self.device.type}; done again in tiles of {tile} pixels.")
-            done = attempt(partial(work, self.device, self.dtype, tile), self.device)
-            if done is not None or (self.device.type == "cpu" and tile == _SMALLER[-1]):
-                return done
-        notes.append(f"{doing} ran out of memory on {self.device.type}; done on the CPU in float32, which is slower.")
-        cpu = torch.device("cpu")
-        with lasting():
-            self.vae.to(cpu, torch.float32)
-        try:
-            return attempt(partial(work, cpu, torch.float32, _SMALLER[-1]), cpu)
-        finally:
-            with lasting():
-                self.vae.to(self.device, self.dtype)
+        tiles = [first, *(side for side in _SMALLER if first is None or side < first)]
+        return descend(
+            work,
+            lambda: self.vae,
+            tiles,
+            self.device,
+            self.dtype,
+            doing=doing,
+            pieces="in tiles of {} pixels",
+            notes=notes,
+        )
 
 
 def check_given(given: Given, transformer: Any, defaults: SamplingDefaults) -> None:

@@ -5,23 +5,21 @@ B batch, C latent channels, H/W height and width of the picture, h/w of the late
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frolic.accel.memory import free_bytes
 from frolic.errors import NumericsError, ResourceError
 from frolic.models.dcae import DCAE
 from frolic.models.dcae.sizes import TILES, Side, tile_for
 from frolic.models.dcae.tiling import decode_tiled, encode_tiled
-from frolic.pipeline.attempt import attempt
+from frolic.pipeline.attempt import TiledWork, descend
 from frolic.pipeline.finite import require_finite
-from frolic.pipeline.parts import lasting
 
-_Work = Callable[[torch.device, torch.dtype, int | None], Tensor]
+_SMALLER = (256, 64, TILES[0])
 
 
 class DecodeStage:
@@ -108,34 +106,21 @@ class DecodeStage:
         require_finite(latents, "The encoder")
         return latents
 
-    def _descend(self, side: Side, work: _Work, size: tuple[int, int], notes: list[str]) -> Tensor | None:
+    def _descend(self, side: Side, work: TiledWork, size: tuple[int, int], notes: list[str]) -> Tensor | None:
         """What ``work`` gives with the first tile that there is memory for; None if there is for none."""
         doing = "Decoding" if side == "decoder" else "Encoding"
         first = self._first(side, size)
         if first is not None and self.tiling == "off":
             notes.append(f"{doing} was done in pieces: {self.device.type} cannot address so large a picture at once.")
-        for number, tile in enumerate(_smaller(first)):
-            if number:
-                notes.append(f"{doing} ran out of memory on {self.device.type}; done again {tile} rows at a time.")
-            done = attempt(partial(work, self.device, self.dtype, tile), self.device)
-            if done is not None or (self.device.type == "cpu" and tile == TILES[0]):
-                return done
-        notes.append(f"{doing} ran out of memory on {self.device.type}; done on the CPU in float32, which is slower.")
-        module = self.vae.decoder if side == "decoder" else self.vae.encoder
-        with lasting():
-            module.to("cpu", torch.float32)
-        try:
-            return attempt(partial(work, torch.device("cpu"), torch.float32, TILES[0]), torch.device("cpu"))
-        finally:
-            with lasting():
-                module.to(self.device, self.dtype)
+        tiles = [first, *(tile for tile in _SMALLER if first is None or tile < first)]
+
+        def worker() -> nn.Module:
+            return self.vae.decoder if side == "decoder" else self.vae.encoder
+
+        return descend(
+            work, worker, tiles, self.device, self.dtype, doing=doing, pieces="{} rows at a time", notes=notes
+        )
 
     def _first(self, side: Side, size: tuple[int, int]) -> int | None:
         free = free_bytes(self.device)
         return tile_for(self.vae.config, *size, self.dtype.itemsize, free, self.device.type, self.tiling, side)
-
-
-def _smaller(tile: int | None) -> Iterator[int | None]:
-    """``tile``, and after it a few ever smaller ones."""
-    yield tile
-    yield from (size for size in (256, 64, TILES[0]) if tile is None or size < tile)
