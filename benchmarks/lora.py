@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
@@ -20,6 +19,7 @@ import torch
 from processes import machine
 from sana import TRANSFORMER, filled, loaded
 from torch import Tensor
+from turns import timed
 
 from frolic.adapters import read, target
 from frolic.lora.layer import Attached
@@ -62,14 +62,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         results = {who: step() for who, step in steps.items()}  # also warms up
         ours, theirs = results["frolic"], results["diffusers"]
         errors[str(count)] = ((ours - theirs).abs().max() / (theirs.max() - theirs.min())).item()
-        times: dict[str, list[float]] = {who: [] for who in steps}
-        for turn in range(options.repeats):
-            for who in steps if turn % 2 == 0 else reversed(list(steps)):
-                started = time.perf_counter()
-                for _ in range(options.calls):
-                    steps[who]()
-                times[who].append(round((time.perf_counter() - started) / options.calls, 5))
-        for who, values in times.items():
+        for who, values in timed(steps, options.repeats, calls=options.calls, digits=5).items():
             seconds[who][str(count)] = values
     overhead = {
         who: {

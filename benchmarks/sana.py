@@ -10,7 +10,6 @@ import argparse
 import gc
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from processes import machine, run
 from torch import Tensor, nn
+from turns import ratio, timed
 
 NAMES = ("frolic", "diffusers")
 TRANSFORMER: dict[str, Any] = {
@@ -75,16 +75,9 @@ def measure(stage: str, dtype: str, options: argparse.Namespace) -> dict[str, An
     works = BUILD[stage](NAMES, getattr(torch, dtype), options)
     ours, theirs = (works[name]().float() for name in NAMES)  # also warms up
     error = ((ours - theirs).abs().max() / (theirs.max() - theirs.min())).item()
-    seconds: dict[str, list[float]] = {name: [] for name in NAMES}
-    for turn in range(options.repeats):
-        for name in NAMES if turn % 2 == 0 else reversed(NAMES):
-            started = time.perf_counter()
-            works[name]()
-            _wait(options.device)
-            seconds[name].append(round(time.perf_counter() - started, 4))
-    pairs = [theirs / ours for ours, theirs in zip(seconds["frolic"], seconds["diffusers"], strict=True)]
+    seconds = timed({name: works[name] for name in NAMES}, options.repeats, wait=lambda: _wait(options.device))
     return {
-        "faster": {"median": round(median(pairs), 3), "min": round(min(pairs), 3), "max": round(max(pairs), 3)},
+        "faster": ratio(seconds["diffusers"], seconds["frolic"]),
         "median_seconds": {name: median(values) for name, values in seconds.items()},
         "seconds": seconds,
         "peak_mb": memory,

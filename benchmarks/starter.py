@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any
 
 from processes import Run, machine, run
+from turns import ratio, turns
 
 HERE = Path(__file__).parent
 NAMES = ("frolic", "diffusers")
@@ -59,13 +60,13 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         for name in NAMES:  # byte code is compiled and files come into the page cache, for both alike
             run(commands[name], options.threads)
         cold: dict[str, list[Run]] = {name: [] for name in NAMES}
-        for name in turns(options.pairs):
+        for name in turns(NAMES, options.pairs):
             pictures[name].unlink()
             cold[name].append(run(commands[name], options.threads))
             assert pictures[name].is_file()
         warm: dict[str, list[float]] = {name: [] for name in NAMES}
         held: dict[str, list[float]] = {name: [] for name in NAMES}
-        for name in turns(options.warm_pairs):
+        for name in turns(NAMES, options.warm_pairs):
             command = [sys.executable, str(HERE / "warm.py"), name, str(model), json.dumps(chosen), str(options.calls)]
             done = run(command, options.threads)
             warm[name].append(median(json.loads(done.output)))
@@ -77,7 +78,7 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         "cold_peak_mb": {name: [r.megabytes for r in runs] for name, runs in cold.items()},
         "warm_peak_mb": held,
     }
-    report["ratios"] = {what: ratio(values) for what, values in samples.items()}
+    report["ratios"] = {what: ratio(v["diffusers"], v["frolic"]) for what, v in samples.items()}
     report["medians"] = {what: {n: round(median(v), 4) for n, v in values.items()} for what, values in samples.items()}
     report["samples"] = {what: {n: [round(x, 4) for x in v] for n, v in vs.items()} for what, vs in samples.items()}
     return report
@@ -96,18 +97,6 @@ def settings(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         "seed": 7,
         "device": options.device,
     }
-
-
-def turns(pairs: int) -> Iterator[str]:
-    """A B, B A, A B ...: a drift of the machine's speed meets both alike."""
-    for pair in range(pairs):
-        yield from NAMES if pair % 2 == 0 else reversed(NAMES)
-
-
-def ratio(values: dict[str, list[float]]) -> dict[str, float]:
-    """The median over pairs of theirs / ours, and its extremes."""
-    pairs = [theirs / ours for ours, theirs in zip(values["frolic"], values["diffusers"], strict=True)]
-    return {"median": round(median(pairs), 3), "min": round(min(pairs), 3), "max": round(max(pairs), 3)}
 
 
 def psnr(ours: Path, theirs: Path) -> float | None:

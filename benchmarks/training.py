@@ -12,7 +12,6 @@ import copy
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from processes import machine
 from torch import Tensor, nn
+from turns import ratio, timed
 
 NAMES = ("frolic", "plain", "diffusers")
 TOKENS, TEXT = 24, 192
@@ -35,12 +35,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     steps = build(options)
     losses = {name: step() for name, step in steps.items()}  # also warms up
-    seconds: dict[str, list[float]] = {name: [] for name in NAMES}
-    for turn in range(options.repeats):
-        for name in NAMES if turn % 2 == 0 else reversed(NAMES):
-            started = time.perf_counter()
-            steps[name]()
-            seconds[name].append(round(time.perf_counter() - started, 4))
+    seconds = timed(steps, options.repeats)
     report: dict[str, Any] = {
         "machine": machine(options.threads),
         "settings": {"batch": options.batch, "passes": options.passes, "image_tokens": 64, "text_tokens": TOKENS},
@@ -54,11 +49,6 @@ def main() -> int:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     return 0
-
-
-def ratio(theirs: list[float], ours: list[float]) -> dict[str, float]:
-    pairs = [a / b for a, b in zip(theirs, ours, strict=True)]
-    return {"median": round(median(pairs), 3), "min": round(min(pairs), 3), "max": round(max(pairs), 3)}
 
 
 def build(options: argparse.Namespace) -> dict[str, Step]:

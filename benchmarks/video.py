@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from processes import machine, run
 from torch import Tensor, nn
+from turns import ratio, timed
 
 Work = Callable[[], Tensor]
 FRAMES = (17, 81, 161)
@@ -59,16 +59,9 @@ def compare(ours: Work, theirs: Work, repeats: int) -> dict[str, Any]:
     """Seconds of both, in turns, and how far apart their results are."""
     a, b = ours().float(), theirs().float()  # also warms up
     error = float((a - b).abs().max() / (b.max() - b.min()))
-    seconds: dict[str, list[float]] = {"frolic": [], "diffusers": []}
-    for turn in range(repeats):
-        pair = [("frolic", ours), ("diffusers", theirs)]
-        for name, work in pair if turn % 2 == 0 else reversed(pair):
-            started = time.perf_counter()
-            work()
-            seconds[name].append(round(time.perf_counter() - started, 4))
-    ratios = [theirs / ours for ours, theirs in zip(seconds["frolic"], seconds["diffusers"], strict=True)]
+    seconds = timed({"frolic": ours, "diffusers": theirs}, repeats)
     return {
-        "faster": {"median": round(median(ratios), 3), "min": round(min(ratios), 3), "max": round(max(ratios), 3)},
+        "faster": ratio(seconds["diffusers"], seconds["frolic"]),
         "median_seconds": {name: median(values) for name, values in seconds.items()},
         "error_of_range": error,
         "seconds": seconds,
@@ -146,12 +139,12 @@ def clip(options: argparse.Namespace) -> tuple[Work, Work]:
         boundary_ratio=0.875,
     )
     theirs.set_progress_bar_config(disable=True)
-    turns = {"ours": 0, "theirs": 0}
+    asked = {"ours": 0, "theirs": 0}
     fields: dict[str, Any] = {"height": 96, "width": 96, "guidance_scale": 5.0}
 
     def prompt(who: str) -> str:
-        turns[who] += 1
-        return f"{PROMPTS[turns[who] % len(PROMPTS)]} {turns[who]}"
+        asked[who] += 1
+        return f"{PROMPTS[asked[who] % len(PROMPTS)]} {asked[who]}"
 
     def draw_ours() -> Tensor:
         pixels = ours(prompt("ours"), seed=7, steps=20, frames=17, output="tensor", **fields).pixels
