@@ -64,7 +64,8 @@ class Reconstruction:
         metrics = {"l1": l1, "moments": moments, "psnr": psnr(y.clamp(-1, 1), x)}
         if self.weights.edges:
             # Of a clip, what changes from frame to frame is an edge too.
-            edges = sum(F.l1_loss(y.diff(dim=axis), x.diff(dim=axis)) for axis in range(2, x.ndim))
+            axes = [axis for axis in range(2, x.ndim) if x.shape[axis] > 1]
+            edges = torch.stack([F.l1_loss(y.diff(dim=axis), x.diff(dim=axis)) for axis in axes]).sum()
             loss, metrics["edges"] = loss + self.weights.edges * edges, edges
         if self.perceptual is not None and self.weights.perceptual:
             distance = self.perceptual(y, x).mean()

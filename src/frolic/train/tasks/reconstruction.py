@@ -30,6 +30,7 @@ from frolic.train.tasks.component import (
     training_mix,
     write_component,
 )
+from frolic.train.tasks.inflate import forget_time
 
 
 class Settings(ReconstructionWeights):
@@ -41,13 +42,14 @@ class Settings(ReconstructionWeights):
 
 class Data(Section):
     """``pack``: the packed sprites' folder, where ``frolic data starter`` wrote it if not set. ``side`` in pixels.
-    ``mix``: the shares of the kinds of scenes. ``frames`` above 1: clips, of cut-outs that move, instead of scenes,
-    and of what is in ``animated``, where ``frolic data starter-video`` wrote it if not set; ``none`` is none of those.
+    ``mix``: the shares of the kinds of scenes. ``frames``: clips of so many, of cut-outs that move, instead of
+    scenes, and of what is in ``animated``, where ``frolic data starter-video`` wrote it if not set; ``none`` is none of
+    those.
     """
 
     pack: str | None = None
     side: Positive
-    frames: Positive = 1
+    frames: Positive | None = None
     animated: str | None = None
     mix: Mix = Field(default_factory=training_mix)
     previews: Positive = 16
@@ -59,12 +61,13 @@ def build(recipe: Recipe) -> Job:
     config = spec.configure(model.config)
     torch.manual_seed(recipe.trainer.seed)
     autoencoder: Any = spec.build(config)
+    forget_time(autoencoder)
     if settings.decoder_only:
         autoencoder.encoder.requires_grad_(False)
     sprites, concepts = open_pack(data.pack)
     source = (
         ComposedPictures(sprites, Cast(concepts), data.side, data.mix)
-        if data.frames == 1
+        if data.frames is None
         else ComposedClips(sprites, Cast(concepts), data.side, data.frames, *open_loops(data.animated))
     )
     shown = source.pictures(data.previews, torch.Generator().manual_seed(0))

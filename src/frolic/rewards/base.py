@@ -1,0 +1,63 @@
+"""What a reward is.
+
+B clips, T frames of each (1 of a picture), H/W sides of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores of pictures or clips; more is better.
+
+    Attributes:
+        name: what it is called in recipes, tables and an adapter's metadata.
+        differentiable: whether ``score`` passes gradients on to ``frames``.
+        marks: of every weight file it reads, a fingerprint, by what to call it.
+        least_frames: how many frames it needs to say anything: 2 of what judges motion.
+
+    The score of one clip depends on that clip and its prompt alone, never on what else is in the batch. ``score`` opens
+    no files: weights are read when the reward is made, and a prompt's text states are kept once they are computed.
+    """
+
+    name: str
+    differentiable: bool
+    marks: Mapping[str, str]
+    least_frames: int
+
+    def score(self, frames_BT3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """``[B]`` in float32, of ``[B, T, 3, H, W]`` in [0, 1] and B prompts."""
+        ...
+
+
+class Base(nn.Module):
+    """What most rewards share. A subclass sets ``name`` and defines ``score``; a module, so that what it holds can be
+    moved, and none of it is ever trained through a reward."""
+
+    name: str = ""
+    differentiable: bool = True
+    least_frames: int = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks: Mapping[str, str] = {}
+
+    def freeze(self) -> None:
+        """No parameter of it wants a gradient, and dropout and the like are off."""
+        self.eval().requires_grad_(False)
+
+    def score(self, frames_BT3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, frames_BT3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.score(frames_BT3HW, prompts)
+
+
+def per_frame(score: Callable[[Tensor], Tensor], frames_BT3HW: Tensor) -> Tensor:
+    """``[B]``: the mean over its frames of what ``score`` gives a picture: ``[N, 3, H, W] -> [N]``."""
+    return score(frames_BT3HW.flatten(0, 1)).float().unflatten(0, frames_BT3HW.shape[:2]).mean(dim=1)

@@ -1,0 +1,61 @@
+"""Rewards by name. A value of the table is ``module:factory``, imported when the reward is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from frolic.errors import ConfigError, nearest
+from frolic.rewards.base import Reward
+
+_BUILT_IN: Mapping[str, str] = {
+    "vivid": "frolic.rewards.looks:Vivid",
+    "contrast": "frolic.rewards.looks:Contrast",
+    "sharp": "frolic.rewards.looks:Sharp",
+    "bright": "frolic.rewards.looks:Bright",
+    "lively": "frolic.rewards.motion:Lively",
+    "smooth": "frolic.rewards.motion:Smooth",
+    "loop": "frolic.rewards.motion:Loops",
+    "steady": "frolic.rewards.motion:Steady",
+}
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """A reward to make: ``name`` of the table, and what its factory takes (weight files, options)."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def names() -> tuple[str, ...]:
+    """The rewards that come with frolic."""
+    return tuple(_BUILT_IN)
+
+
+def make_reward(spec: RewardSpec | str, device: torch.device | str = "cpu") -> Reward:
+    """The reward, its weights read, on ``device``.
+
+    Raises:
+        ConfigError: there is none of that name, or it takes no such options.
+        FileError, CheckpointError: its weights cannot be read, or do not fit.
+    """
+    spec = RewardSpec(spec) if isinstance(spec, str) else spec
+    if spec.name not in _BUILT_IN:
+        raise ConfigError(
+            f"There is no reward {spec.name!r}{nearest(spec.name, _BUILT_IN)}; there are {', '.join(_BUILT_IN)}."
+        )
+    module, _, factory = _BUILT_IN[spec.name].partition(":")
+    make = getattr(import_module(module), factory)
+    try:
+        reward = make(**spec.options)
+    except TypeError as error:
+        raise ConfigError(f"The reward {spec.name!r} cannot be made so: {error}.") from error
+    if isinstance(reward, torch.nn.Module):
+        reward.to(device).eval().requires_grad_(False)
+    assert isinstance(reward, Reward)
+    return reward
