@@ -28,11 +28,11 @@ _SUFFIX = ".safetensors"
 _DOWN = re.compile(r"\.lora_(?:A(?:\.\w+)?|down)\.weight$")
 # What PEFT says beside its file of how strong the factors are.
 _STRENGTH = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
-WEIGHT, TRAINED_ON = "frolic.weight", "frolic.trained_on"
+WEIGHT, TRAINED_ON, REWARD = "frolic.weight", "frolic.trained_on", "frolic.reward"
 """What ours say in their metadata beside the names that ModelSpec and kohya have for it."""
 _TRIGGER = "modelspec.trigger_phrase"
 _OF_MODEL = ("modelspec.architecture", "ss_base_model_version", "modelspec.resolution")
-_OF_ONE = ("modelspec.title", "modelspec.description", WEIGHT, TRAINED_ON)
+_OF_ONE = ("modelspec.title", "modelspec.description", WEIGHT, TRAINED_ON, REWARD)
 
 
 def shipped_folder() -> Path:
@@ -46,7 +46,8 @@ def own_folder() -> Path:
 
 @dataclass(frozen=True)
 class Shelved:
-    """An adapter that has a name. What its file does not say is empty; ``weight`` is the one that its makers advise."""
+    """An adapter that has a name. What its file does not say is empty; ``weight`` is the one that its makers advise.
+    ``reward``: what an adapter that was trained for one gained, as its own file says."""
 
     name: str
     path: Path
@@ -58,6 +59,7 @@ class Shelved:
     about: str = ""
     trained_on: str = ""
     bytes: int = 0
+    reward: Mapping[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
         """All of it, as JSON."""
@@ -116,7 +118,17 @@ def described(name: str, path: Path) -> Shelved:
         about=said.get("modelspec.description", ""),
         trained_on=said.get(TRAINED_ON, ""),
         bytes=path.stat().st_size,
+        reward=_reward(said.get(REWARD, "")),
     )
+
+
+def _reward(said: str) -> dict[str, Any] | None:
+    """What is no object of JSON is nothing: whoever wrote the file could write anything."""
+    try:
+        found = json.loads(said) if said else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _ranks(header: Header) -> str:

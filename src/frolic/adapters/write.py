@@ -21,6 +21,8 @@ from frolic.io import safetensors
 from frolic.io.problems import Problems
 from frolic.lora.adapter import METADATA, Adapter
 from frolic.lora.delta import Delta, of_rows
+from frolic.lora.experts import METADATA as EXPERT
+from frolic.lora.experts import renamed
 
 FORMATS = ("diffusers", "comfy", "kohya", "original")
 ORIGINAL = "original"
@@ -46,6 +48,30 @@ def write(
     described = {**describe(adapter, tensors, form), **(metadata or {})}
     ready = {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}
     safetensors.save(ready, path, metadata=described, force=force)
+
+
+def write_experts(
+    adapters: Mapping[str, Adapter],
+    path: Path,
+    goal: Target,
+    *,
+    two: bool,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    force: bool = False,
+) -> None:
+    """Write the adapters of one or both experts, ``high`` and ``low``, as one file of diffusers' names, in which
+    ``transformer_2`` is the low one. ``two``: whether the model has two experts. Raises as ``write``."""
+    tensors: dict[str, Tensor] = {}
+    about: dict[str, str] = {}
+    for expert, adapter in adapters.items():
+        encoded = encode(adapter, goal, "diffusers")
+        about = {**describe(adapter, encoded, "diffusers"), **about}
+        tensors |= renamed(encoded, expert)
+    if two and len(adapters) == 1:
+        about[EXPERT] = next(iter(adapters))
+    ready = {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}
+    safetensors.save(ready, path, metadata={**about, **(metadata or {})}, force=force)
 
 
 def encode(adapter: Adapter, goal: Target, form: str) -> dict[str, Tensor]:

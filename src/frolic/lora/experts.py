@@ -26,6 +26,11 @@ def of_expert(tensors: Mapping[str, V], expert: str) -> dict[str, V]:
     return renamed if expert == LOW else rest
 
 
+def renamed(tensors: Mapping[str, V], expert: str) -> dict[str, V]:
+    """The tensors of one expert, named as the first one's, under diffusers' names for it."""
+    return {_PARTS[expert] + key.removeprefix(_PARTS[HIGH]): value for key, value in tensors.items()}
+
+
 def said_by(name: str, keys: Mapping[str, V], metadata: Mapping[str, str]) -> str:
     """``high`` or ``low``, by a file's keys, its metadata or its ``name``; empty where it is for both, or none says."""
     low = sum(key.startswith(_PARTS[LOW]) for key in keys)

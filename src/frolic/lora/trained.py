@@ -5,6 +5,7 @@ R rank, I inputs and O outputs of a linear.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -39,6 +40,12 @@ class Factors(nn.Module):
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
+
+    def scaled(self, weight: float) -> Factors:
+        """The same factors, at ``weight`` times their strength."""
+        other = copy.copy(self)
+        other.alpha = self.alpha * weight
+        return other
 
     def adapter(self) -> Adapter:
         """What was learned."""

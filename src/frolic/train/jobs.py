@@ -14,6 +14,7 @@ from torch import nn
 
 from frolic.config import Recipe, Section
 from frolic.errors import ConfigError, nearest
+from frolic.train.held_out import HeldOut
 from frolic.train.objectives.base import Objective, Source
 
 
@@ -23,6 +24,7 @@ class Job:
 
     Attributes:
         export: writes the finished model, from the (averaged) modules, into an empty folder.
+        held_out: checks of what is learned that may end the run early.
         inputs: a fingerprint of each thing the run is made from (other models, data), by what to call it; a run
             cannot be resumed with others.
         warm_start: loads weights from an exported folder into the objective's modules, for ``trainer.init_from``.
@@ -33,6 +35,7 @@ class Job:
     export: Callable[[Mapping[str, nn.Module], Path], None] | None = None
     warm_start: Callable[[Path], None] | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
+    held_out: HeldOut | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ _BUILT_IN: Mapping[str, str] = {
     "distillation": "frolic.train.tasks.distillation",
     "flow": "frolic.train.tasks.flow",
     "lora": "frolic.train.tasks.lora",
+    "reward": "frolic.train.tasks.reward",
     "reconstruction": "frolic.train.tasks.reconstruction",
     "video": "frolic.train.tasks.video",
 }

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -24,6 +24,7 @@ from frolic.errors import NumericsError, ResourceError, is_out_of_memory
 from frolic.train.batches import batches
 from frolic.train.device import has_compiler, resolve_device
 from frolic.train.ema import Ema
+from frolic.train.held_out import HeldOut
 from frolic.train.jobs import Job
 from frolic.train.metrics import Means, Sink, open_sinks
 from frolic.train.objectives.base import Batch
@@ -44,6 +45,7 @@ class Outcome:
     Attributes:
         step: updates done, of all sessions together.
         stopped_by: the signal that ended it early, or None.
+        ended: why the job's own checks ended it early, or nothing.
         export: the finished model's folder, if one was written.
     """
 
@@ -51,6 +53,7 @@ class Outcome:
     stopped_by: Signals | None
     checkpoint: Path
     export: Path | None
+    ended: str = ""
 
 
 class Trainer:
@@ -67,6 +70,7 @@ class Trainer:
         self._skipped_in_row = 0
         self._skipped = 0
         self._seconds = 0.0
+        self._ended = ""
         for module in self.modules.values():
             module.to(self.device).train()
             if self.settings.channels_last:
@@ -126,7 +130,7 @@ class Trainer:
                     sink.close()
                 self.progress.stop()
                 self._passes.close()
-        return Outcome(self.step, stop.received, checkpoint, export)
+        return Outcome(self.step, stop.received, checkpoint, export, self._ended)
 
     def snapshot(self) -> Snapshot:
         """All that the rest of the run depends on."""
@@ -175,8 +179,10 @@ class Trainer:
             self.job.source, settings.seed, first, last, settings.batch_size, 0 if first >= last else settings.prefetch
         )
         before = begin
+        if self.job.held_out is not None:
+            self._ended = self.job.held_out.resume(self.step, self.folder)
         with closing(feed):
-            while self.step < last and stop.received is None:
+            while self.step < last and stop.received is None and not self._ended:
                 self._update(next(feed), means)
                 now = time.monotonic()
                 self._seconds, before = self._seconds + now - before, now
@@ -189,6 +195,8 @@ class Trainer:
                 if settings.preview_every.due(self.step - previewed[1], now - previewed[0]):
                     self._preview()
                     previewed = (time.monotonic(), self.step)
+                if self.job.held_out is not None and (self.step % self.job.held_out.every == 0 or self.step == last):
+                    self._check(self.job.held_out, sinks)
                 if settings.checkpoint_every.due(self.step - saved[1], now - saved[0]):
                     self.store.save(self.snapshot())
                     saved = (time.monotonic(), self.step)
@@ -270,6 +278,32 @@ class Trainer:
             module.train()
         if pictures is not None:
             write_preview(pictures, self.folder / "previews" / f"step-{self.step:08d}.png")
+
+    def _check(self, held_out: HeldOut, sinks: list[Sink]) -> None:
+        with self._apart():
+            found = held_out.check(self.step, self._final_modules(), self.folder)
+        for sink in sinks:
+            sink.write(self.step, found.values)
+        self.progress.metrics(self.step, found.values, 0.0)
+        if found.pictures is not None:
+            write_preview(found.pictures, self.folder / "previews" / f"held-out-{self.step:08d}.png")
+        if found.stop:
+            self._ended = found.stop
+            self.progress.note(found.stop)
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """For looking at what was learned: nothing that is done here changes the run."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        half = self.settings.precision == "bf16"
+        with (
+            torch.random.fork_rng(devices),
+            torch.no_grad(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+        ):
+            yield
+        for module in self.modules.values():
+            module.train()
 
     def _export(self) -> Path | None:
         if self.job.export is None:

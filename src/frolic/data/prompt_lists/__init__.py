@@ -1,0 +1,1 @@
+"""Lists of prompts, one a line, for reward training."""

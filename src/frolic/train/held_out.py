@@ -1,0 +1,159 @@
+"""Whether a reward is still worth its gain: other rewards, of prompts that are not trained with, with the adapter and
+without, all through a run.
+
+A model that is rewarded long enough finds what the reward overlooks; then the reward goes up and all else goes down.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frolic.io.files import write_bytes
+from frolic.rewards import Reward
+
+HISTORY = "held_out.jsonl"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found: scalars to record, pictures to look at, and why the run should end now, or nothing."""
+
+    values: Mapping[str, float]
+    pictures: Tensor | None = None
+    stop: str = ""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The mean and the deviation of each reward over what the plain model draws."""
+
+    mean: Mapping[str, float]
+    deviation: Mapping[str, float]
+
+
+Draw = Callable[[Mapping[str, nn.Module]], Tensor]
+"""Frames ``[N, T, 3, H, W]`` in [0, 1] of the held-out prompts, from fixed noise; nothing is read of no modules."""
+
+
+@dataclass
+class HeldOut:
+    """Checks every so many steps.
+
+    Attributes:
+        trained: the weights of the rewards that are trained with.
+        floor: how many deviations any other reward may lie below the plain model's.
+        patience: the run ends when it does so in as many checks one after the other.
+        keep: is told of every check that is the best so far, to keep what was learned.
+    """
+
+    every: int
+    prompts: Sequence[str]
+    rewards: Sequence[Reward]
+    trained: Mapping[str, float]
+    draw: Draw
+    floor: float = 0.1
+    patience: int = 2
+    keep: Callable[[Mapping[str, nn.Module], Path], None] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    _plain: tuple[Tensor, Base] | None = None
+
+    def base(self) -> Base:
+        return self._shown()[1]
+
+    def scores(self, frames: Tensor) -> dict[str, Tensor]:
+        """[N] of each reward."""
+        return {reward.name: reward.score(frames, self.prompts).float().cpu() for reward in self.rewards}
+
+    def gains(self, frames: Tensor) -> dict[str, float]:
+        """How much more each reward gives than for the plain model, in its deviations."""
+        base = self.base()
+        return {
+            name: (float(score.mean()) - base.mean[name]) / base.deviation[name]
+            for name, score in self.scores(frames).items()
+        }
+
+    def value(self, gains: Mapping[str, float]) -> float:
+        """The weighted gain of what is trained; minus infinity where another reward is below its floor."""
+        fallen = self.fallen(gains)
+        return -math.inf if fallen else sum(weight * gains[name] for name, weight in self.trained.items())
+
+    def fallen(self, gains: Mapping[str, float]) -> list[str]:
+        """The rewards that are not trained with and lie below their floor (or are not numbers)."""
+        return [name for name, gain in gains.items() if name not in self.trained and not gain >= -self.floor]
+
+    def resume(self, step: int, folder: Path) -> str:
+        """Go on with what was found up to ``step``. What it returns is why the run had ended, or nothing."""
+        path = folder / HISTORY
+        kept = []
+        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # cut short when the process was killed
+            if isinstance(entry, dict) and entry.get("step", math.inf) <= step:
+                kept.append(entry)
+        self.history = kept
+        return str(kept[-1].get("stop", "")) if kept else ""
+
+    def check(self, step: int, modules: Mapping[str, nn.Module], folder: Path) -> Checked:
+        """Score what ``modules`` (averaged, without gradients) draw, and note it in ``folder``."""
+        frames = self.draw(modules)
+        gains = self.gains(frames)
+        best = max((entry["value"] for entry in self.history if entry["value"] is not None), default=-math.inf)
+        value = self.value(gains)
+        if value > best and self.keep is not None:
+            self.keep(modules, folder)
+        fallen = self.fallen(gains)
+        run = 0
+        for entry in reversed(self.history):
+            if not entry["fallen"]:
+                break
+            run += 1
+        stop = ""
+        if fallen and run + 1 >= self.patience:
+            stop = (
+                f"{', '.join(fallen)} of held-out prompts fell more than {self.floor:g} deviations below the plain "
+                f"model's in {run + 1} checks, while what is trained gained: the run ends at step {step}, with the "
+                "best adapter before."
+            )
+        entry = {
+            "step": step,
+            "gains": gains,
+            "value": value if math.isfinite(value) else None,
+            "fallen": fallen,
+            "stop": stop,
+        }
+        self.history.append(entry)
+        text = "".join(json.dumps(each) + "\n" for each in self.history)
+        write_bytes(folder / HISTORY, text.encode(), force=True)
+        values = {f"held_out/{name}": gain for name, gain in gains.items() if math.isfinite(gain)}
+        return Checked(values, self._beside(frames), stop)
+
+    def best(self) -> dict[str, Any] | None:
+        """The check whose adapter was kept."""
+        sound = [entry for entry in self.history if entry["value"] is not None]
+        return max(sound, key=lambda entry: entry["value"], default=None)
+
+    def _shown(self) -> tuple[Tensor, Base]:
+        if self._plain is None:
+            frames = self.draw({})
+            scores = self.scores(frames)
+            mean = {name: float(score.mean()) for name, score in scores.items()}
+            deviation = {name: max(float(score.std()), 1e-6) for name, score in scores.items()}
+            self._plain = frames, Base(mean, deviation)
+        return self._plain
+
+    def _beside(self, frames: Tensor, count: int = 8) -> Tensor:
+        """The plain model's pictures and these, in turns, in [-1, 1]; of a clip its first, middle and last frame."""
+        plain = self._shown()[0]
+        shown = torch.stack([plain[:count], frames[:count]], dim=1).flatten(0, 1)
+        places = sorted({0, shown.shape[1] // 2, shown.shape[1] - 1})
+        return torch.cat([shown[:, place] for place in places], dim=-1) * 2 - 1

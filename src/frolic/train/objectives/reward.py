@@ -1,0 +1,173 @@
+"""Train an adapter so that what it draws scores more, by the reward's own gradient.
+
+The gradient goes from the reward through the decoder to the latents, and from there to the velocities of chosen steps,
+which is exact where all else that led to the latents counts as given (DRTune, Wu et al. 2024, arXiv 2405.00760):
+
+1. a rollout without gradients, as one would draw, keeping the state at the chosen steps;
+2. ``g``, the loss's gradient by the final latents, through the decoder and the rewards alone;
+3. of each chosen step, one forward and backward of the model, from its kept state, with the velocity's share of ``g``.
+
+Nothing of 1 is kept but a few latents, so memory does not grow with the number of steps, and at no time are the decoder
+and the model's graph held together.
+
+B batch, C latent channels, S tokens, E text width, T frames, H/W sides of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from frolic.lora.trained import Factors
+from frolic.rewards import Reward
+from frolic.sampling.influence import influence
+from frolic.sampling.prediction import per_sample
+from frolic.sampling.solvers import Sampler
+from frolic.train.objectives.steps import StepChoice
+from frolic.types import Denoise
+
+
+class Painter(Protocol):
+    """The model whose adapter is trained, and what it needs to draw."""
+
+    sampler: Sampler
+    sigmas: Tensor
+
+    def denoiser(self, text_BSE: Tensor, mask_BS: Tensor) -> Denoise:
+        """The guided denoiser of these texts, reading the factors in training."""
+        ...
+
+    def decode(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """``[B, T, 3, H, W]`` in [0, 1], all of what was drawn or a window of its frames."""
+        ...
+
+    def plain(self) -> AbstractContextManager[None]:
+        """While it lasts, the model is read without its adapter."""
+        ...
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A reward, how much it counts, and the deviation of its score over what the plain model draws, which makes scores
+    of different scales comparable."""
+
+    reward: Reward
+    weight: float
+    deviation: float
+
+
+class RewardGradient:
+    """The loss is minus the weighted sum of the rewards, in their deviations, plus ``anchor`` times the squared
+    distance of the velocity from the plain model's, which keeps the adapter near what the model knows (the KL
+    divergence of a flow model is such a distance, weighted).
+
+    ``disturb`` shows the rewards a slightly other picture than was drawn: ``(frames, generator) -> frames``.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, Factors],
+        painter: Painter,
+        goals: Sequence[Goal],
+        choice: StepChoice,
+        prompts: Sequence[str],
+        shape: Sequence[int],
+        anchor: float = 0.0,
+        disturb: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    ) -> None:
+        assert goals
+        self._modules = dict(modules)
+        self.painter = painter
+        self.goals = goals
+        self.choice = choice
+        self.prompts = prompts
+        self.shape = tuple(shape)
+        self.anchor = anchor
+        self.disturb = disturb
+        self.shares = influence(painter.sampler.solve, painter.sigmas)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return self._modules
+
+    def preview(self, modules: Mapping[str, nn.Module]) -> Tensor | None:
+        return None  # held-out prompts are drawn where they are scored
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """``prompt`` [B], numbers of ``prompts``; ``text`` [B, S, E] and ``mask`` [B, S], what they read as."""
+        text, mask = batch["text"], batch["mask"]
+        prompts = [self.prompts[number] for number in batch["prompt"].tolist()]
+        noise = torch.randn(len(prompts), *self.shape, generator=generator).to(text.device)
+        chosen = self.choice.pick(generator)
+        with torch.no_grad():
+            latents, kept = rollout(self.painter, noise, text, mask, chosen)
+        gradient, scalars = self.gradient(latents, prompts, generator)
+        denoise = self.painter.denoiser(text, mask)
+        total = latents.new_zeros(())
+        # Each of the chosen steps stands for as many as there are of it.
+        more = len(self.shares) / len(chosen)
+        drift = latents.new_zeros(())
+        for step in chosen:
+            x, sigma = kept[step]
+            velocity = _velocity(denoise, x, sigma)
+            total = total + (velocity * (more * self.shares[step] * gradient)).sum()
+            if self.anchor:
+                with torch.no_grad(), self.painter.plain():
+                    before = _velocity(self.painter.denoiser(text, mask), x, sigma)
+                drift = drift + (velocity - before).square().mean() / len(chosen)
+        scalars["drift"] = drift.detach()
+        return total + self.anchor * drift, scalars
+
+    def gradient(
+        self, latents: Tensor, prompts: Sequence[str], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss's gradient by the final latents. A sample that a reward cannot score gives none, and is counted; if
+        none can be scored, the gradient is not finite, and the trainer skips the update."""
+        z = latents.detach().requires_grad_()
+        with torch.enable_grad():
+            frames = self.painter.decode(z, generator)
+            if self.disturb is not None:
+                frames = self.disturb(frames, generator)
+            total = z.new_zeros(len(z))
+            scalars = {}
+            for goal in self.goals:
+                score = goal.reward.score(frames, prompts)
+                total = total + goal.weight / goal.deviation * score
+                scalars[f"reward_{goal.reward.name}"] = score.detach()
+            sound = torch.isfinite(total.detach())
+            (gradient,) = torch.autograd.grad(-total.sum(), z)
+        count = int(sound.sum())
+        scalars = {name: score[sound].mean() for name, score in scalars.items()}
+        scalars["unscored"] = torch.tensor(float(len(z) - count))
+        if not count:
+            return torch.full_like(gradient, torch.nan), scalars
+        return torch.where(per_sample(sound, gradient).bool(), gradient, 0.0) / count, scalars
+
+
+def rollout(
+    painter: Painter, noise: Tensor, text: Tensor, mask: Tensor, chosen: Sequence[int]
+) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    """The final latents, and the state and noise level at which the model was asked in each of the ``chosen`` steps."""
+    denoise = painter.denoiser(text, mask)
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    asked = 0
+
+    def keeping(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal asked
+        if asked in chosen:
+            kept[asked] = (x, sigma)
+        asked += 1
+        return denoise(x, sigma)
+
+    x = noise
+    for step in painter.sampler.solve(keeping, noise, painter.sigmas):
+        x = step.x
+    return x, kept
+
+
+def _velocity(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:
+    return (x - denoise(x, sigma)) / per_sample(sigma, x)

@@ -1,0 +1,116 @@
+"""A model as reward training sees it: it draws with gradients or without, with its adapters or without.
+
+B batch, C latent channels, S tokens, E text width, T frames, H/W sides of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frolic.lora.trained import Factors, Learning
+from frolic.sampling.guidance import cfg, experts
+from frolic.sampling.noise import sample_noise
+from frolic.sampling.prediction import flow
+from frolic.sampling.schedules import Schedule
+from frolic.sampling.solvers import Sampler
+from frolic.types import Denoise
+
+Decode = Callable[[Tensor, torch.Generator | None], Tensor]
+"""Latents to frames ``[B, T, 3, H, W]`` in [0, 1]: with a generator a random window of them, without one all."""
+
+
+class ModelPainter:
+    """The transformers of a pipeline, whose linears read the factors of ``learning``.
+
+    Args:
+        nets: one transformer, or the experts for much and for little noise, by the names of their parts.
+        null: states [1, S, E] and mask [1, S] of what is guided away from.
+        scales: the guidance scale of each of ``nets``; 1 or less is no guidance.
+        shape: of one sample's latents.
+    """
+
+    def __init__(
+        self,
+        nets: Mapping[str, Any],
+        learning: Mapping[str, Learning],
+        null: tuple[Tensor, Tensor],
+        scales: Sequence[float],
+        sampler: Sampler,
+        schedule: Schedule,
+        sigmas: Tensor,
+        shape: Sequence[int],
+        decode: Decode,
+        boundary: float | None = None,
+    ) -> None:
+        self.nets, self.learning, self.null = dict(nets), dict(learning), null
+        self.scales, self.sampler, self.schedule, self.sigmas = list(scales), sampler, schedule, sigmas
+        self.shape, self._decode, self.boundary = tuple(shape), decode, boundary
+
+    def expert_steps(self, sigmas: Tensor | None = None) -> list[range]:
+        """The steps of each of the models, in their order."""
+        levels = self.schedule.timesteps((self.sigmas if sigmas is None else sigmas)[:-1])
+        if self.boundary is None:
+            return [range(len(levels))]
+        high = int((levels >= self.boundary * 1000).sum())
+        return [range(high), range(high, len(levels))]
+
+    def denoiser(self, text_BSE: Tensor, mask_BS: Tensor) -> Denoise:
+        made = [
+            _guided(net, (text_BSE, mask_BS), self.null, scale, self.schedule)
+            for net, scale in zip(self.nets.values(), self.scales, strict=True)
+        ]
+        if self.boundary is None:
+            return made[0]
+        return experts(made[0], made[1], self.boundary, self.schedule.timesteps)
+
+    def decode(self, latents: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self._decode(latents, generator)
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        with self.reading({}):
+            yield
+
+    @contextmanager
+    def reading(self, factors: Mapping[str, Factors]) -> Iterator[None]:
+        """While it lasts, every model reads those of ``factors`` that are named as it is, or none."""
+        with ExitStack() as stack:
+            for name, learning in self.learning.items():
+                stack.enter_context(learning.reading(factors.get(name)))
+            yield
+
+    def draw(self, text_BSE: Tensor, mask_BS: Tensor, seeds: Sequence[int], sigmas: Tensor | None = None) -> Tensor:
+        """Frames of the final latents ``[B, T, 3, H, W]`` in [0, 1], each from the noise of its own seed."""
+        x = torch.cat([sample_noise(self.shape, seed, [0]) for seed in seeds]).to(text_BSE.device)
+        denoise = self.denoiser(text_BSE, mask_BS)
+        for step in self.sampler.solve(denoise, x, self.sigmas if sigmas is None else sigmas):
+            x = step.x
+        return self._decode(x, None)
+
+
+def _guided(
+    net: Any, text: tuple[Tensor, Tensor], null: tuple[Tensor, Tensor], scale: float, schedule: Schedule
+) -> Denoise:
+    """The guided denoiser of one model. The texts go through it when it is first asked: of two experts, one of which
+    may be elsewhere, only those that are used read them."""
+    count = len(text[0])
+    contexts: list[Any] = []
+
+    def denoiser(index: int) -> Denoise:
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            if not contexts:
+                contexts.append(net.context(*text))
+                if scale > 1:
+                    states, mask = (each.to(x.device).expand(count, *each.shape[1:]) for each in null)
+                    contexts.append(net.context(states, mask))
+            made: Tensor = net.denoise(x, t, contexts[index])
+            return made.float()
+
+        return flow(velocity, schedule.timesteps)
+
+    return cfg(denoiser(0), denoiser(1), scale) if scale > 1 else denoiser(0)

@@ -1,0 +1,332 @@
+"""``kind: reward``: train an adapter so that what the model draws scores more.
+
+N prompts, C latent channels, S tokens, E text width, T frames, H/W sides of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from frolic.adapters import target
+from frolic.assemble import assemble
+from frolic.config import Positive, Recipe, Section
+from frolic.data.cached import TextSet
+from frolic.data.prompts import Prompts, read_prompts, split_prompts
+from frolic.errors import ConfigError, nearest
+from frolic.io import safetensors
+from frolic.lora.experts import HIGH, LOW
+from frolic.lora.trained import Factors, Learning, chosen
+from frolic.models.registry import families
+from frolic.pipeline import Pipeline
+from frolic.plan import make_plan
+from frolic.rewards import Reward, make_reward
+from frolic.rewards.preprocess import disturb
+from frolic.sampling.solvers import SAMPLERS
+from frolic.strength import MAX_WEIGHT
+from frolic.train.checkpointing import recompute
+from frolic.train.device import resolve_device
+from frolic.train.held_out import HeldOut
+from frolic.train.jobs import Job, JobKind
+from frolic.train.objectives.nft import NFT, NFTSettings
+from frolic.train.objectives.reward import Goal, RewardGradient
+from frolic.train.objectives.steps import StepChoice, StepSettings
+from frolic.train.painter import ModelPainter
+from frolic.train.tasks.control import check_precision, encode_texts
+from frolic.train.tasks.reward_export import About, Exporting
+
+PARTS = {"transformer": HIGH, "transformer_2": LOW}
+Specs = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+
+
+class Window(Section):
+    """Of a clip, how many latent frames are decoded and scored in an update, from where: ``random``, or from the
+    ``first``. ``latents: null`` decodes all."""
+
+    latents: Positive | None = 2
+    where: Literal["random", "first"] = "random"
+
+
+class Settings(Section):
+    """``rewards``: what is trained for, each with its weight; ``held_out`` what is only watched. ``method``:
+    ``gradient`` (``frolic.train.objectives.reward``) or ``nft``, for rewards without gradients
+    (``frolic.train.objectives.nft``). ``steps``, ``sampler``, ``guidance_scale`` and ``guidance_scale_2`` of the
+    rollout are the model's own where they are not set. ``train``: of two experts, which. ``anchor`` keeps the model
+    near what it was. ``disturb`` cuts and blurs what the rewards see. ``check_every`` updates the held-out prompts are
+    drawn, with ``check_steps`` steps (the model's own if not set), and the run ends when a held-out reward lies
+    ``floor`` deviations below the plain model's in ``patience`` checks. ``rank``, ``alpha``, ``targets`` and
+    ``recompute`` as in ``kind: lora``."""
+
+    rewards: Specs
+    held_out: list[str] = []
+    method: Literal["gradient", "nft"] = "gradient"
+    nft: NFTSettings = NFTSettings()
+    steps: Positive | None = None
+    sampler: str | None = None
+    guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
+    choice: StepSettings = StepSettings()
+    window: Window = Window()
+    anchor: Annotated[float, Field(ge=0)] = 0.0
+    disturb: bool = True
+    train: Literal["both", "high", "low"] = "both"
+    check_every: Positive = 25
+    check_steps: Positive | None = None
+    floor: Annotated[float, Field(ge=0)] = 0.1
+    patience: Positive = 2
+    sweep: list[Annotated[float, Field(gt=0, le=MAX_WEIGHT)]] = [0.25, 0.5, 0.75, 1.0]
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 8.0
+    targets: list[str] = ["blocks.*"]
+    recompute: bool = False
+
+    @field_validator("sampler")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in SAMPLERS:
+            raise ValueError(f"there is no sampler {name!r}{nearest(name, SAMPLERS)}")
+        return name
+
+
+class Base(Section):
+    """``base``: the model, as ``--model`` names it, kept in ``dtype``."""
+
+    base: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Data(Section):
+    """``prompts``: a file of one prompt a line (or of JSON lines with ``prompt``), or the name of a list that ships
+    with frolic. ``held_out`` of them are never trained with. ``height``, ``width`` and ``frames`` are the model's own
+    where they are not set. ``title``, ``about`` and ``trained_on`` as in ``kind: lora``."""
+
+    prompts: str
+    held_out: Positive = 24
+    height: Positive | None = None
+    width: Positive | None = None
+    frames: Positive | None = None
+    title: str = "reward"
+    about: str = ""
+    trained_on: str = ""
+
+
+def build(recipe: Recipe) -> Job:
+    settings, data = recipe.section("job", Settings), recipe.section("data", Data)
+    model = recipe.section("model", Base)
+    device = resolve_device(recipe.trainer.device)
+    prompts, held = split_prompts(read_prompts(data.prompts), data.held_out)
+    rewards = _rewards(settings, device)
+    plan = make_plan(model.base, dtype=model.dtype, device=str(device), memory="full")
+    check_precision(plan, model.dtype, recipe.trainer.precision)
+    pipeline = assemble(plan)
+    nets = _nets(pipeline, settings)
+    factors, learning, goal = _factors(pipeline, nets, settings, model.base, recipe.trainer.seed)
+    painter = _painter(pipeline, nets, learning, settings, data, rewards)
+    wanted = list(dict.fromkeys([*prompts, *held]))
+    words = TextSet(**encode_texts(pipeline, wanted))
+    pipeline.spare("text_encoder")
+    seen = partial(_texts, words, wanted, device)
+    check_sigmas = painter.schedule.sigmas(settings.check_steps or pipeline.defaults.steps, pipeline.defaults.shift)
+    half = recipe.trainer.precision == "bf16"
+
+    def draw(modules: Mapping[str, nn.Module], scale: float = 1.0) -> Tensor:
+        """The held-out prompts, picture k from the noise of seed k."""
+        read = {name: module.scaled(scale) for name, module in modules.items() if isinstance(module, Factors)}
+        parts = []
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half), painter.reading(read):
+            for first in range(0, len(held), 4):
+                rows = range(first, min(first + 4, len(held)))
+                parts.append(painter.draw(*seen([held[row] for row in rows]), rows, check_sigmas).float())
+        return torch.cat(parts)
+
+    def keep(modules: Mapping[str, nn.Module], folder: Path) -> None:
+        for name, module in modules.items():
+            state = {key: tensor.cpu() for key, tensor in module.state_dict().items()}
+            safetensors.save(state, folder / f"best-{name}.safetensors", force=True)
+
+    held_out = HeldOut(
+        settings.check_every, held, list(rewards.values()), dict(settings.rewards), draw, settings.floor,
+        settings.patience, keep,
+    )  # fmt: skip
+    objective: RewardGradient | NFT
+    if settings.method == "nft":
+        objective = NFT(factors, painter, _goals(rewards, settings, held_out), prompts, settings.nft)
+    else:
+        groups = painter.expert_steps()
+        named = dict(zip(nets, groups, strict=True))
+        choice = StepChoice.of(settings.choice, [named[name] for name in factors])
+        objective = RewardGradient(
+            factors, painter, _goals(rewards, settings, held_out), choice, prompts, painter.shape, settings.anchor,
+            disturb if settings.disturb else None,
+        )  # fmt: skip
+    marks = {
+        "model": pipeline.card.hash,
+        "prompts": Prompts.mark([*prompts, *held]),
+        **{f"reward {name} {key}": mark for name, reward in rewards.items() for key, mark in reward.marks.items()},
+    }
+    exporting = Exporting(
+        held_out, draw, goal, {name: PARTS[name] for name in factors}, len(nets) > 1, settings.sweep,
+        About(
+            pipeline.card.name, pipeline.card.hash, data.title, data.about,
+            data.trained_on or f"the reward {' and '.join(settings.rewards)}, {len(prompts)} prompts",
+            marks, _facts(settings, painter),
+        ),
+        Path(recipe.output.folder).expanduser(),
+    )  # fmt: skip
+    source = Prompts(prompts, TextSet(**words.tensors()), {text: row for row, text in enumerate(wanted)})
+    return Job(
+        objective=objective,
+        source=source,
+        export=exporting,
+        warm_start=lambda folder: exporting.warm_start(factors, folder),
+        inputs=marks,
+        held_out=held_out,
+    )
+
+
+def _rewards(settings: Settings, device: torch.device) -> dict[str, Reward]:
+    """By their names. Raises ConfigError: one of them cannot serve here; all that is wrong is said."""
+    made = {name: make_reward(name, device) for name in dict.fromkeys([*settings.rewards, *settings.held_out])}
+    blind = [name for name in settings.rewards if not made[name].differentiable]
+    if settings.method == "gradient" and blind:
+        raise ConfigError(
+            f"{', '.join(blind)} gives no gradient; train with job.method=nft, which needs scores only, or only watch "
+            "it (job.held_out)."
+        )
+    return made
+
+
+def _goals(rewards: Mapping[str, Reward], settings: Settings, held_out: HeldOut) -> list[Goal]:
+    deviation = held_out.base().deviation
+    return [Goal(rewards[name], weight, deviation[rewards[name].name]) for name, weight in settings.rewards.items()]
+
+
+def _nets(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
+    nets: dict[str, Any] = {"transformer": pipeline.transformer}
+    if pipeline.defaults.boundary is not None:
+        nets["transformer_2"] = pipeline.transformer_2
+    elif settings.train != "both":
+        raise ConfigError(f"job.train is {settings.train!r}, but the model has no two experts; leave it out.")
+    return nets
+
+
+def _factors(
+    pipeline: Pipeline, nets: Mapping[str, Any], settings: Settings, base: str, seed: int
+) -> tuple[dict[str, Factors], dict[str, Learning], Any]:
+    first = nets["transformer"]
+    goal = target(families()[pipeline.card.family].components["transformer"], first.config, first)
+    wanted = chosen(goal.shapes, settings.targets)
+    if not wanted:
+        raise ConfigError(
+            f"job.targets: {', '.join(settings.targets)} match no linear of {base}"
+            f"{nearest(settings.targets[0] if settings.targets else '', goal.shapes)}."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    factors, learning = {}, {}
+    for name, net in nets.items():
+        if settings.train in ("both", PARTS[name]):
+            factors[name] = Factors(wanted, settings.rank, settings.alpha, generator)
+            learning[name] = Learning(net, factors[name])
+            if settings.recompute:
+                recompute(net.blocks)
+    return factors, learning, goal
+
+
+def _painter(
+    pipeline: Pipeline,
+    nets: Mapping[str, Any],
+    learning: Mapping[str, Learning],
+    settings: Settings,
+    data: Data,
+    rewards: Mapping[str, Reward],
+) -> ModelPainter:
+    defaults = pipeline.defaults
+    sampler = SAMPLERS[settings.sampler or defaults.sampler]
+    schedule = sampler.schedule(defaults.schedule)
+    vae, config = pipeline.vae, pipeline.vae.config
+    height, width = data.height or defaults.height, data.width or defaults.width
+    frames = (data.frames or defaults.frames) if pipeline.makes_clips else None
+    wrong = [f"{side} pixels" for side in (height, width) if side % pipeline.stride]
+    if data.frames is not None and frames is None:
+        wrong.append(f"data.frames={data.frames} of a model of pictures")
+    if frames is not None and (frames - 1) % config.frame_stride:
+        wrong.append(f"{frames} frames, which are 1 and a multiple of {config.frame_stride}")
+    if wrong:
+        raise ConfigError(f"The model cannot draw {', '.join(wrong)}; sides are multiples of {pipeline.stride}.")
+    count = None if frames is None else vae.latent_frames(frames)
+    shape = (
+        config.latent_channels,
+        *(() if count is None else (count,)),
+        height // config.stride,
+        width // config.stride,
+    )
+    null = pipeline.text.encode("", negative=True)
+    scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+    other = settings.guidance_scale_2 if settings.guidance_scale_2 is not None else scale
+    decode = partial(_stills, vae) if count is None else partial(_clips, vae, settings.window, count)
+    seen = (frames or 1) if settings.window.latents is None or count is None else _least(vae, settings.window, count)
+    short = [f"{name} ({reward.least_frames})" for name, reward in rewards.items() if reward.least_frames > seen]
+    if short and (frames is None or any(name.split(" ")[0] in settings.rewards for name in short)):
+        raise ConfigError(
+            f"{', '.join(short)} need more frames than the {seen} that are shown; widen job.window, or leave them out."
+        )
+    return ModelPainter(
+        nets, learning, (null.embeds.float(), null.mask), [scale, other][: len(nets)], sampler, schedule,
+        schedule.sigmas(settings.steps or defaults.steps, defaults.shift), shape, decode,
+        defaults.boundary if len(nets) > 1 else None,
+    )  # fmt: skip
+
+
+def _least(vae: Any, window: Window, count: int) -> int:
+    """How many frames the shortest window has."""
+    size = min(window.latents or count, count)
+    return int(vae.frames(size))
+
+
+def _stills(vae: Any, latents: Tensor, generator: torch.Generator | None) -> Tensor:
+    pixels: Tensor = vae.decode(latents / vae.config.scaling_factor)
+    return (pixels.float() / 2 + 0.5).clamp(0, 1)[:, None]
+
+
+def _clips(vae: Any, window: Window, count: int, latents: Tensor, generator: torch.Generator | None) -> Tensor:
+    """All frames, or with a ``generator`` those of a window. The window that has the first latent has fewer."""
+    z = vae.unscaled(latents)
+    size = min(window.latents or count, count)
+    if generator is None:
+        pixels = torch.cat([*vae.stream_decode(z)], dim=2)
+    else:
+        places = count - size + 1 if window.where == "random" else 1
+        start = int(torch.randint(places, (), generator=generator))
+        pixels = vae.decode_window(z, start, start + size)
+    return (pixels.float() / 2 + 0.5).clamp(0, 1).transpose(1, 2)
+
+
+def _texts(words: TextSet, known: Sequence[str], device: torch.device, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    index = torch.tensor([known.index(prompt) for prompt in prompts])
+    states, mask = words.rows(index, int(words.length.max()))
+    return states.float().to(device), mask.to(device)
+
+
+def _facts(settings: Settings, painter: ModelPainter) -> dict[str, Any]:
+    """How it was trained, for the adapter's metadata."""
+    names = {id(sampler): name for name, sampler in SAMPLERS.items()}
+    return {
+        "rewards": dict(settings.rewards),
+        "method": settings.method,
+        "choice": settings.choice.model_dump(),
+        "guidance_scale": painter.scales,
+        "sampler": names[id(painter.sampler)],
+        "steps": len(painter.sigmas) - 1,
+        "timesteps": [float(t) for t in painter.schedule.timesteps(painter.sigmas[:-1])],
+        "anchor": settings.anchor,
+        "trained": settings.train,
+    }
+
+
+JOB = JobKind(build, {"job": Settings, "data": Data, "model": Base})
