@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_FEW_KEYS = 128
+_FEW_KEYS = 256
 
 
 def softmax_attention(

@@ -45,7 +45,8 @@ class _Routed(nn.Module):
         self.high, self.low, self.boundary = high, low, boundary
 
     def forward(self, x: Tensor, t_B: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        reached = t_B >= 1000 * self.boundary
+        # Of a clip whose first frame is given, the other frames' time counts.
+        reached = (t_B if t_B.ndim == 1 else t_B[:, -1]) >= 1000 * self.boundary
         out: Tensor | None = None
         for expert, rows in ((self.high, reached), (self.low, ~reached)):
             index = rows.nonzero()[:, 0]

@@ -23,13 +23,16 @@ class FlowSettings(Section):
     """Times are logit-normal (``mean``, ``deviation``), then warped by ``shift`` as sampling warps its schedule, so
     that training spends its samples where sampling spends its steps (Esser et al. 2024, section 3.1; SANA trains
     shifted too). ``dropout`` is the share of captions replaced by the null prompt, for classifier-free guidance.
-    ``levels``: the noise levels, 0 to 1, that are trained, which for one of two experts are its own."""
+    ``levels``: the noise levels, 0 to 1, that are trained, which for one of two experts are its own. ``first``: the
+    share of clips whose first latent frame is given, at time 0, so that the model can go on from a picture (as Wan2.2's
+    TI2V does; arXiv 2503.20314 and ``wan/textimage2video.py``)."""
 
     mean: float = 0.0
     deviation: float = 1.0
     shift: float = 3.0
     dropout: float = 0.1
     levels: tuple[Level, Level] = (0.0, 1.0)
+    first: Level = 0.0
 
     @model_validator(mode="after")
     def _ordered(self) -> FlowSettings:
@@ -81,13 +84,28 @@ class Flow:
         text = torch.where(drop[:, None, None], self.null_text.to(batch["text"]), batch["text"])
         mask = torch.where(drop[:, None], self.null_mask.to(batch["mask"]), batch["mask"])
         level = per_sample(sigma, x0)
-        velocity = self.transformer((1 - level) * x0 + level * noise, 1000 * sigma, text, mask)
-        error = F.mse_loss(velocity.float(), noise - x0, reduction="none").flatten(1).mean(dim=1)
+        x, times = (1 - level) * x0 + level * noise, 1000 * sigma
+        given = self._given(x0, generator)
+        if given is not None:
+            times = times[:, None].repeat(1, x0.shape[2])
+            times[:, 0] = torch.where(given, 0.0, times[:, 0])
+            x[:, :, 0] = torch.where(per_sample(given, x0[:, :, 0]).bool(), x0[:, :, 0], x[:, :, 0])
+        velocity = self.transformer(x, times, text, mask)
+        error = F.mse_loss(velocity.float(), noise - x0, reduction="none")
+        if given is not None:
+            error[:, :, 0] = error[:, :, 0] * per_sample(~given, error[:, :, 0])
+        error = error.flatten(1).mean(dim=1)
         high = sigma > 0.7
         return error.mean(), {
             "high_noise": (error * high).sum() / high.sum().clamp_min(1),
             "low_noise": (error * ~high).sum() / (~high).sum().clamp_min(1),
         }
+
+    def _given(self, x0: Tensor, generator: torch.Generator) -> Tensor | None:
+        """[B]: whether the first frame of each is; None where none can be."""
+        if not self.settings.first or x0.ndim != 5 or x0.shape[2] == 1:
+            return None
+        return (torch.rand(len(x0), generator=generator) < self.settings.first).to(x0.device)
 
     def preview(self, modules: Mapping[str, nn.Module]) -> Tensor | None:
         return None if self.draw is None else self.draw(modules["transformer"])

@@ -75,10 +75,16 @@ def component_spec(family: str, component: str) -> ComponentSpec:
 def write_component(
     spec: ComponentSpec, component: str, config: Any, module: nn.Module, folder: Path, dtype: torch.dtype
 ) -> None:
-    """``config.json`` and safetensors under the published names, into an empty or new ``folder``."""
+    """``config.json`` and safetensors under the published names, into an empty or new ``folder``. In 8 bits only the
+    blocks' matrices are kept, which are nearly all there is; the rest then is in bfloat16."""
     folder.mkdir(parents=True, exist_ok=True)
     state = spec.keymap(config).save(module.state_dict())
-    tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
+
+    def kept(name: str, tensor: Tensor) -> torch.dtype:
+        matrix = tensor.ndim > 1 and "blocks." in name and name.endswith(".weight")
+        return dtype if matrix or dtype.itemsize > 1 else torch.bfloat16
+
+    tensors = {name: tensor.detach().to("cpu", kept(name, tensor)) for name, tensor in state.items()}
     weights = WEIGHTS.get(component, _DIFFUSERS_WEIGHTS)
     safetensors.save(tensors, folder / weights, metadata={"format": "pt"})
     write_json(folder / "config.json", config.to_json())

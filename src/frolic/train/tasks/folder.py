@@ -33,9 +33,10 @@ def complete(
     autoencoder: Path,
     text: Path,
     boundary: float | None = None,
+    clean_first: bool = False,
 ) -> None:
     """Add to ``folder``, which holds ``transformer``, the other parts and the files that describe the whole.
-    ``boundary``: the noise level at which two experts meet."""
+    ``boundary``: the noise level at which two experts meet. ``clean_first``: it can begin with a given picture."""
     for source, part in ((autoencoder, "vae"), (text, "text_encoder"), (text, "tokenizer")):
         shutil.copytree(source / part, folder / part)
     scheduler: dict[str, Any] = {
@@ -67,7 +68,7 @@ def complete(
         wan = ["diffusers", "WanTransformer3DModel"]
         index |= {"_class_name": "WanPipeline", "transformer": wan, "vae": ["diffusers", "AutoencoderKLWan"]}
         index |= {"transformer_2": wan if boundary else [None, None], "boundary_ratio": boundary}
-        index |= {"expand_timesteps": False}
+        index |= {"expand_timesteps": clean_first}
     write_json(folder / "model_index.json", index)
     read = {"max_tokens": tokens, "negative_prompt": "", "lowercase": True, "prompt_suffix": ""}
     said = {name: value for name, value in card.model_dump().items() if value is not None}

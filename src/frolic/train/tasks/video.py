@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
-from frolic.data.motion import Clip, clips, render_clip
+from frolic.data.motion import MIX, Clip, clips, render_clip
 from frolic.data.scenes import Cast
-from frolic.errors import ConfigError
+from frolic.errors import ConfigError, nearest
 from frolic.io.home import home
 from frolic.plan import find_model
 from frolic.sampling.guidance import cfg, experts
@@ -35,6 +35,7 @@ from frolic.train.objectives.reconstruction import strips
 from frolic.train.tasks.cache import cached
 from frolic.train.tasks.component import (
     ModelSection,
+    Share,
     component_spec,
     load_weights,
     open_loops,
@@ -56,30 +57,46 @@ _PREVIEW_PROMPTS = (
 )  # fmt: skip
 
 EXPERTS = ("transformer", "transformer_2")
+_STORED = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
+
+
+def _known_kinds(mix: dict[str, float]) -> dict[str, float]:
+    unknown = [f"{kind!r}{nearest(kind, MIX)}" for kind in mix if kind not in MIX]
+    if unknown or not sum(mix.values()):
+        raise ValueError(f"give {', '.join(MIX)}, at least one of them above 0; not {', '.join(unknown) or mix}")
+    return mix
+
+
+MotionMix = Annotated[dict[str, Share], AfterValidator(_known_kinds)]
+"""Kinds of clips, each with its share."""
 
 
 class Settings(FlowSettings):
     """``tokens``: longest caption. ``card``: how the finished model presents itself. ``boundary``: the noise level at
     which two experts meet; without it there is one model. ``train``: both experts in one run, or one of them, whose
-    partner is then that of ``other``, an exported folder."""
+    partner is then that of ``other``, an exported folder. ``store``: what the finished weights are kept in; float8
+    (e4m3) is half as large, and every reader casts it to what it computes in."""
 
     tokens: int = 24
     card: Card
     boundary: Annotated[float, Field(gt=0, lt=1)] | None = None
     train: Literal["both", "high", "low"] = "both"
     other: str | None = None
+    store: Literal["bfloat16", "float8"] = "bfloat16"
 
 
 class Data(Section):
     """``autoencoder`` is a folder that holds ``vae``, ``text`` one with ``text_encoder`` and ``tokenizer``, or the name
     of a model that has them. ``clips`` of
     ``frames`` at ``side`` squared pixels are composed and kept as latents; ``seed`` names a set of clips.
-    ``animated`` as in ``kind: reconstruction``."""
+    ``animated`` as in ``kind: reconstruction``, ``mix``: the shares of the kinds of clips. Of one frame they are
+    pictures, which teach what things look like for a fraction of the work."""
 
     autoencoder: str
     text: str
     pack: str | None = None
     animated: str | None = None
+    mix: MotionMix = Field(default_factory=lambda: dict(MIX))
     cache: str | None = None
     clips: Positive
     frames: Positive = 17
@@ -115,7 +132,7 @@ def build(recipe: Recipe) -> Job:
     }
     cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
     loops, films = open_loops(data.animated)
-    shown = clips(Cast(concepts), data.clips, data.seed, loops=loops)
+    shown = clips(Cast(concepts), data.clips, data.seed, data.mix, loops=loops)
     key = [marks["autoencoder"], marks["training set"], repr(shown), repr((data.side, data.frames))]
     make = partial(_latents, (sprites, films), shown, data, vae.to(device), device, recipe.trainer.prefetch)
     latents = cached(cache, key, make)["latents"]
@@ -136,15 +153,26 @@ def build(recipe: Recipe) -> Job:
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         for name in nets:
             if name in modules:
-                write_component(spec, "transformer", config, modules[name], folder / name, torch.bfloat16)
+                write_component(spec, "transformer", config, modules[name], folder / name, _STORED[settings.store])
             elif settings.other is not None:
                 _copy(Path(settings.other).expanduser() / name, folder / name)
         card = settings.card.model_copy(update={"frames": data.frames})
-        complete(folder, model.family, card, settings.shift, settings.tokens, autoencoder, texts, settings.boundary)
+        complete(
+            folder,
+            model.family,
+            card,
+            settings.shift,
+            settings.tokens,
+            autoencoder,
+            texts,
+            settings.boundary,
+            settings.first > 0,
+        )
 
     def warm_start(folder: Path) -> None:
         for name, net in nets.items():
-            load_weights(spec, config, net, folder / name)
+            # Two that begin as the one that was trained for all noise levels.
+            load_weights(spec, config, net, folder / (name if (folder / name).is_dir() else EXPERTS[0]))
 
     trained = {"both": nets, "high": {EXPERTS[0]: first}, "low": {n: net for n, net in nets.items() if n == EXPERTS[1]}}
     objective: Flow
