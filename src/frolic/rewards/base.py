@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from frolic.errors import NumericsError
+
 
 @runtime_checkable
 class Reward(Protocol):
@@ -66,6 +68,22 @@ class Base(nn.Module):
 def per_frame(score: Callable[[Tensor], Tensor], frames_BT3HW: Tensor) -> Tensor:
     """``[B]``: the mean over its frames of what ``score`` gives a picture: ``[N, 3, H, W] -> [N]``."""
     return wide(score(frames_BT3HW.flatten(0, 1))).unflatten(0, frames_BT3HW.shape[:2]).mean(dim=1)
+
+
+def finite(name: str, scores_B: Tensor) -> Tensor:
+    """``scores_B``, all of which are numbers: a mean over one that is none would be none, and not say whose fault.
+
+    Raises:
+        NumericsError: naming the reward and the clips.
+    """
+    wrong = (~torch.isfinite(scores_B.detach())).nonzero().flatten().tolist()
+    if wrong:
+        some = ", ".join(str(place + 1) for place in wrong[:8]) + (" ..." if len(wrong) > 8 else "")
+        raise NumericsError(
+            f"The reward {name} gave no finite number for {len(wrong)} of {len(scores_B)} clips (number {some}); look "
+            "at them, or leave the reward out."
+        )
+    return scores_B
 
 
 def wide(x: Tensor) -> Tensor:

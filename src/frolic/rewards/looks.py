@@ -48,9 +48,9 @@ class Sharp(Base):
     edges count for more than many weak ones, and not how many edges there are.
 
     Squared, steepness is (a - b)^2 / (a + b), of the eigenvalues a and b of the structure tensor (Förstner and Gülch
-    1987) of 7x7 pixels. A gradient alone is as steep in grain as at an edge, and grain is the easy way to a high number;
-    but grain points everywhere, so its eigenvalues are alike. Gradients are Sobel's, which do not see the checkerboards
-    that upsampling leaves. What still raises it beyond good taste is hatching: it is weighed against other rewards.
+    1987) of 7x7 pixels. A gradient alone is as steep in grain as at an edge, and grain is the easy way to a high
+    number; but grain points everywhere, so its eigenvalues are alike. Gradients are Sobel's, which do not see the
+    checkerboards that upsampling leaves. What still raises it beyond good taste is hatching: weigh others against it.
     """
 
     name = "sharp"

@@ -19,9 +19,9 @@ change would be best where there is none, and so stillness counts as the change 
 
 
 class Lively(Base):
-    """How much moves: the mean change over two frames, halved, of pictures reduced to 32 pixels a side, so that noise of
-    single pixels counts little; of the root of its square, so that a little motion everywhere counts for more than one
-    flash.
+    """How much moves: the mean change over two frames, halved, of pictures reduced to 32 pixels a side, so that noise
+    of single pixels counts little; of the root of its square, so that a little motion everywhere counts for more than
+    one flash.
 
     Each frame's mean colour is taken away first, and the change is over two frames: a lamp that flickers, and patches
     that are there in every second frame, are the easy way to change without motion, and are nothing here.
