@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
+
+from frolic.errors import NumericsError
 
 
 @runtime_checkable
@@ -37,11 +40,15 @@ class Reward(Protocol):
 
 class Base(nn.Module):
     """What most rewards share. A subclass sets ``name`` and defines ``score``; a module, so that what it holds can be
-    moved, and none of it is ever trained through a reward."""
+    moved, and none of it is ever trained through a reward.
+
+    ``reads_prompt``: whether the prompt matters; who has none then says so, instead of scoring against an empty one.
+    """
 
     name: str = ""
     differentiable: bool = True
     least_frames: int = 1
+    reads_prompt: bool = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,4 +67,25 @@ class Base(nn.Module):
 
 def per_frame(score: Callable[[Tensor], Tensor], frames_BT3HW: Tensor) -> Tensor:
     """``[B]``: the mean over its frames of what ``score`` gives a picture: ``[N, 3, H, W] -> [N]``."""
-    return score(frames_BT3HW.flatten(0, 1)).float().unflatten(0, frames_BT3HW.shape[:2]).mean(dim=1)
+    return wide(score(frames_BT3HW.flatten(0, 1))).unflatten(0, frames_BT3HW.shape[:2]).mean(dim=1)
+
+
+def finite(name: str, scores_B: Tensor) -> Tensor:
+    """``scores_B``, all of which are numbers: a mean over one that is none would be none, and not say whose fault.
+
+    Raises:
+        NumericsError: naming the reward and the clips.
+    """
+    wrong = (~torch.isfinite(scores_B.detach())).nonzero().flatten().tolist()
+    if wrong:
+        some = ", ".join(str(place + 1) for place in wrong[:8]) + (" ..." if len(wrong) > 8 else "")
+        raise NumericsError(
+            f"The reward {name} gave no finite number for {len(wrong)} of {len(scores_B)} clips (number {some}); look "
+            "at them, or leave the reward out."
+        )
+    return scores_B
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 where it is: formulas are checked there against finite differences."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -21,7 +21,15 @@ _BUILT_IN: Mapping[str, str] = {
     "smooth": "frolic.rewards.motion:Smooth",
     "loop": "frolic.rewards.motion:Loops",
     "steady": "frolic.rewards.motion:Steady",
+    "ocr": "frolic.rewards.ocr:Legible",
 }
+_BY_ADDRESS: Mapping[str, str] = {
+    "python:": "frolic.rewards.called:Called",
+    "http://": "frolic.rewards.remote:Remote",
+    "https://": "frolic.rewards.remote:Remote",
+}
+"""How names begin that say where a reward is, and what is given the whole name. ``python:`` runs code: such a name
+comes from a command line or a recipe, and never out of a record or a file's metadata."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +45,32 @@ def names() -> tuple[str, ...]:
     return tuple(_BUILT_IN)
 
 
+def is_address(name: str) -> bool:
+    """Whether ``name`` is not of the table, but says where a reward is."""
+    return name.startswith(tuple(_BY_ADDRESS))
+
+
 def make_reward(spec: RewardSpec | str, device: torch.device | str = "cpu") -> Reward:
     """The reward, its weights read, on ``device``.
 
     Raises:
-        ConfigError: there is none of that name, or it takes no such options.
+        ConfigError: there is none of that name, or it takes no such options, or nothing is where it should be.
         FileError, CheckpointError: its weights cannot be read, or do not fit.
     """
     spec = RewardSpec(spec) if isinstance(spec, str) else spec
-    if spec.name not in _BUILT_IN:
+    place, options = _BUILT_IN.get(spec.name), dict(spec.options)
+    if is_address(spec.name):
+        place = next(place for start, place in _BY_ADDRESS.items() if spec.name.startswith(start))
+        options["address"] = spec.name
+    if place is None:
         raise ConfigError(
-            f"There is no reward {spec.name!r}{nearest(spec.name, _BUILT_IN)}; there are {', '.join(_BUILT_IN)}."
+            f"There is no reward {spec.name!r}{nearest(spec.name, _BUILT_IN)}; there are {', '.join(_BUILT_IN)}, "
+            "python:MODULE:FUNCTION and http://HOST/PATH."
         )
-    module, _, factory = _BUILT_IN[spec.name].partition(":")
+    module, _, factory = place.partition(":")
     make = getattr(import_module(module), factory)
     try:
-        reward = make(**spec.options)
+        reward = make(**options)
     except TypeError as error:
         raise ConfigError(f"The reward {spec.name!r} cannot be made so: {error}.") from error
     if isinstance(reward, torch.nn.Module):
