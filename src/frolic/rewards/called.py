@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from frolic.errors import ConfigError, FrolicError
-from frolic.rewards.base import Base, finite
+from frolic.rewards.base import Base
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,6 @@ class Called(Base):
     Raises:
         ConfigError: there is no such module or function, it does not import, or what it gives back is not B numbers.
         FileError: there is no such file.
-        NumericsError: a number is not finite.
     """
 
     differentiable = False
@@ -57,7 +56,7 @@ class Called(Base):
             scores = as_scores(values, len(prompts))
         except ValueError as error:
             raise ConfigError(f"The reward {self.name} {error}; let it return a list of floats.") from error
-        return finite(self.name, scores).to(frames_BT3HW.device)
+        return scores.to(frames_BT3HW.device)
 
 
 def find(address: str) -> Function:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from frolic import __version__
 from frolic.errors import ConfigError, NetworkError
-from frolic.rewards.base import Base, finite
+from frolic.rewards.base import Base
 from frolic.rewards.called import as_bytes, as_scores
 
 SCHEMA = 1
@@ -40,7 +40,6 @@ class Remote(Base):
     Raises:
         ConfigError: the address is none.
         NetworkError: no answer, or one that is not as above or is longer than ``MAX_ANSWER`` bytes.
-        NumericsError: a score is not finite.
     """
 
     differentiable = False
@@ -70,7 +69,7 @@ class Remote(Base):
             ) from None
         except ValueError as error:
             raise NetworkError(f"The reward {self.name} {error}; see docs/rewards.md for what it should.") from None
-        return finite(self.name, found).to(frames_BT3HW.device)
+        return found.to(frames_BT3HW.device)
 
     def _asked(self, question: bytes) -> bytes:
         for pause in (*self.pauses, None):

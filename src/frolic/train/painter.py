@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from frolic.lora.trained import Factors, Learning
+from frolic.pipeline.parts import Held
 from frolic.sampling.guidance import cfg, experts
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.prediction import flow
@@ -28,7 +30,8 @@ class ModelPainter:
     """The transformers of a pipeline, whose linears read the factors of ``learning``.
 
     Args:
-        nets: one transformer, or the experts for much and for little noise, by the names of their parts.
+        nets: one transformer, or the experts for much and for little noise, by the names of their parts, each held so
+            that only the one in use needs to be on the device.
         null: states [1, S, E] and mask [1, S] of what is guided away from.
         scales: the guidance scale of each of ``nets``; 1 or less is no guidance.
         shape: of one sample's latents.
@@ -36,7 +39,7 @@ class ModelPainter:
 
     def __init__(
         self,
-        nets: Mapping[str, Any],
+        nets: Mapping[str, Held],
         learning: Mapping[str, Learning],
         null: tuple[Tensor, Tensor],
         scales: Sequence[float],
@@ -50,6 +53,7 @@ class ModelPainter:
         self.nets, self.learning, self.null = dict(nets), dict(learning), null
         self.scales, self.sampler, self.schedule, self.sigmas = list(scales), sampler, schedule, sigmas
         self.shape, self._decode, self.boundary = tuple(shape), decode, boundary
+        self._in_use = ""
 
     def expert_steps(self, sigmas: Tensor | None = None) -> list[range]:
         """The steps of each of the models, in their order."""
@@ -61,12 +65,18 @@ class ModelPainter:
 
     def denoiser(self, text_BSE: Tensor, mask_BS: Tensor) -> Denoise:
         made = [
-            _guided(net, (text_BSE, mask_BS), self.null, scale, self.schedule)
-            for net, scale in zip(self.nets.values(), self.scales, strict=True)
+            _guided(partial(self._use, name), (text_BSE, mask_BS), self.null, scale, self.schedule)
+            for name, scale in zip(self.nets, self.scales, strict=True)
         ]
         if self.boundary is None:
             return made[0]
         return experts(made[0], made[1], self.boundary, self.schedule.timesteps)
+
+    def _use(self, name: str) -> Any:
+        if self._in_use not in ("", name):
+            self.nets[self._in_use].release()
+        self._in_use = name
+        return self.nets[name].get()
 
     def decode(self, latents: Tensor, generator: torch.Generator | None) -> Tensor:
         return self._decode(latents, generator)
@@ -94,7 +104,7 @@ class ModelPainter:
 
 
 def _guided(
-    net: Any, text: tuple[Tensor, Tensor], null: tuple[Tensor, Tensor], scale: float, schedule: Schedule
+    use: Callable[[], Any], text: tuple[Tensor, Tensor], null: tuple[Tensor, Tensor], scale: float, schedule: Schedule
 ) -> Denoise:
     """The guided denoiser of one model. The texts go through it when it is first asked: of two experts, one of which
     may be elsewhere, only those that are used read them."""
@@ -103,6 +113,7 @@ def _guided(
 
     def denoiser(index: int) -> Denoise:
         def velocity(x: Tensor, t: Tensor) -> Tensor:
+            net = use()
             if not contexts:
                 contexts.append(net.context(*text))
                 if scale > 1:

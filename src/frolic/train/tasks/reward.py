@@ -5,7 +5,7 @@ N prompts, C latent channels, S tokens, E text width, T frames, H/W sides of a f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,9 +25,11 @@ from frolic.lora.experts import HIGH, LOW
 from frolic.lora.trained import Factors, Learning, chosen
 from frolic.models.registry import families
 from frolic.pipeline import Pipeline
+from frolic.pipeline.parts import Offloaded, Resident
 from frolic.plan import make_plan
-from frolic.rewards import Reward, make_reward
+from frolic.rewards import Reward
 from frolic.rewards.preprocess import disturb
+from frolic.rewards.spec import make_rewards, parse_rewards
 from frolic.sampling.solvers import SAMPLERS
 from frolic.strength import MAX_WEIGHT
 from frolic.train.checkpointing import recompute
@@ -38,11 +40,10 @@ from frolic.train.objectives.nft import NFT, NFTSettings
 from frolic.train.objectives.reward import Goal, RewardGradient
 from frolic.train.objectives.steps import StepChoice, StepSettings
 from frolic.train.painter import ModelPainter
-from frolic.train.tasks.control import check_precision, encode_texts
+from frolic.train.tasks.control import check_precision, encode_texts, set_aside
 from frolic.train.tasks.reward_export import About, Exporting
 
 PARTS = {"transformer": HIGH, "transformer_2": LOW}
-Specs = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
 
 
 class Window(Section):
@@ -54,7 +55,8 @@ class Window(Section):
 
 
 class Settings(Section):
-    """``rewards``: what is trained for, each with its weight; ``held_out`` what is only watched. ``method``:
+    """``rewards``: what is trained for, each as ``NAME[=WEIGHTS][:WEIGHT]``; ``held_out`` what is only watched, as
+    ``NAME[=WEIGHTS]``. ``method``:
     ``gradient`` (``frolic.train.objectives.reward``) or ``nft``, for rewards without gradients
     (``frolic.train.objectives.nft``). ``steps``, ``sampler``, ``guidance_scale`` and ``guidance_scale_2`` of the
     rollout are the model's own where they are not set. ``train``: of two experts, which. ``anchor`` keeps the model
@@ -63,7 +65,7 @@ class Settings(Section):
     ``floor`` deviations below the plain model's in ``patience`` checks. ``rank``, ``alpha``, ``targets`` and
     ``recompute`` as in ``kind: lora``."""
 
-    rewards: Specs
+    rewards: Annotated[list[str], Field(min_length=1)]
     held_out: list[str] = []
     method: Literal["gradient", "nft"] = "gradient"
     nft: NFTSettings = NFTSettings()
@@ -121,16 +123,18 @@ def build(recipe: Recipe) -> Job:
     model = recipe.section("model", Base)
     device = resolve_device(recipe.trainer.device)
     prompts, held = split_prompts(read_prompts(data.prompts), data.held_out)
-    rewards = _rewards(settings, device)
+    trained, watched = _rewards(settings, device)
+    rewards = [*(goal for goal, _ in trained), *watched]
+    weights = {reward.name: weight for reward, weight in trained}
     plan = make_plan(model.base, dtype=model.dtype, device=str(device), memory="full")
     check_precision(plan, model.dtype, recipe.trainer.precision)
     pipeline = assemble(plan)
     nets = _nets(pipeline, settings)
     factors, learning, goal = _factors(pipeline, nets, settings, model.base, recipe.trainer.seed)
-    painter = _painter(pipeline, nets, learning, settings, data, rewards)
+    painter = _painter(pipeline, nets, learning, settings, data, rewards, set(weights))
     wanted = list(dict.fromkeys([*prompts, *held]))
     words = TextSet(**encode_texts(pipeline, wanted))
-    pipeline.spare("text_encoder")
+    set_aside(pipeline)
     seen = partial(_texts, words, wanted, device)
     check_sigmas = painter.schedule.sigmas(settings.check_steps or pipeline.defaults.steps, pipeline.defaults.shift)
     half = recipe.trainer.precision == "bf16"
@@ -151,31 +155,33 @@ def build(recipe: Recipe) -> Job:
             safetensors.save(state, folder / f"best-{name}.safetensors", force=True)
 
     held_out = HeldOut(
-        settings.check_every, held, list(rewards.values()), dict(settings.rewards), draw, settings.floor,
+        settings.check_every, held, rewards, weights, draw, settings.floor,
         settings.patience, keep,
     )  # fmt: skip
+    deviation = held_out.base().deviation
+    goals = [Goal(reward, weight, deviation[reward.name]) for reward, weight in trained]
     objective: RewardGradient | NFT
     if settings.method == "nft":
-        objective = NFT(factors, painter, _goals(rewards, settings, held_out), prompts, settings.nft)
+        objective = NFT(factors, painter, goals, prompts, settings.nft)
     else:
         groups = painter.expert_steps()
         named = dict(zip(nets, groups, strict=True))
         choice = StepChoice.of(settings.choice, [named[name] for name in factors])
         objective = RewardGradient(
-            factors, painter, _goals(rewards, settings, held_out), choice, prompts, painter.shape, settings.anchor,
+            factors, painter, goals, choice, prompts, painter.shape, settings.anchor,
             disturb if settings.disturb else None,
         )  # fmt: skip
     marks = {
         "model": pipeline.card.hash,
         "prompts": Prompts.mark([*prompts, *held]),
-        **{f"reward {name} {key}": mark for name, reward in rewards.items() for key, mark in reward.marks.items()},
+        **{f"reward {reward.name} {key}": mark for reward in rewards for key, mark in reward.marks.items()},
     }
     exporting = Exporting(
         held_out, draw, goal, {name: PARTS[name] for name in factors}, len(nets) > 1, settings.sweep,
         About(
             pipeline.card.name, pipeline.card.hash, data.title, data.about,
-            data.trained_on or f"the reward {' and '.join(settings.rewards)}, {len(prompts)} prompts",
-            marks, _facts(settings, painter),
+            data.trained_on or f"the reward {' and '.join(weights)}, {len(prompts)} prompts",
+            marks, _facts(settings, painter, weights),
         ),
         Path(recipe.output.folder).expanduser(),
     )  # fmt: skip
@@ -190,21 +196,25 @@ def build(recipe: Recipe) -> Job:
     )
 
 
-def _rewards(settings: Settings, device: torch.device) -> dict[str, Reward]:
-    """By their names. Raises ConfigError: one of them cannot serve here; all that is wrong is said."""
-    made = {name: make_reward(name, device) for name in dict.fromkeys([*settings.rewards, *settings.held_out])}
-    blind = [name for name in settings.rewards if not made[name].differentiable]
+def _rewards(settings: Settings, device: torch.device) -> tuple[list[tuple[Reward, float]], list[Reward]]:
+    """Those that are trained for, with their weights, and those that are watched. Raises ConfigError: one of them
+    cannot serve here."""
+    wanted = parse_rewards(settings.rewards)
+    watched = parse_rewards(settings.held_out) if settings.held_out else []
+    weighed = [each.text for each in watched if each.weight != 1]
+    if weighed:
+        raise ConfigError(f"job.held_out: {', '.join(weighed)} are only watched and have no weight; leave it out.")
+    made = make_rewards([*wanted, *watched], device)
+    twice = {reward.name for reward in made if sum(reward.name == other.name for other in made) > 1}
+    if twice:
+        raise ConfigError(f"{', '.join(sorted(twice))} is both trained for and watched, or twice; name it once.")
+    blind = [reward.name for reward in made[: len(wanted)] if not reward.differentiable]
     if settings.method == "gradient" and blind:
         raise ConfigError(
             f"{', '.join(blind)} gives no gradient; train with job.method=nft, which needs scores only, or only watch "
             "it (job.held_out)."
         )
-    return made
-
-
-def _goals(rewards: Mapping[str, Reward], settings: Settings, held_out: HeldOut) -> list[Goal]:
-    deviation = held_out.base().deviation
-    return [Goal(rewards[name], weight, deviation[rewards[name].name]) for name, weight in settings.rewards.items()]
+    return [(reward, each.weight) for reward, each in zip(made, wanted, strict=False)], made[len(wanted) :]
 
 
 def _nets(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
@@ -244,12 +254,14 @@ def _painter(
     learning: Mapping[str, Learning],
     settings: Settings,
     data: Data,
-    rewards: Mapping[str, Reward],
+    rewards: Sequence[Reward],
+    trained: Collection[str],
 ) -> ModelPainter:
     defaults = pipeline.defaults
     sampler = SAMPLERS[settings.sampler or defaults.sampler]
     schedule = sampler.schedule(defaults.schedule)
     vae, config = pipeline.vae, pipeline.vae.config
+    vae.recompute = settings.recompute  # of autoencoders that know it
     height, width = data.height or defaults.height, data.width or defaults.width
     frames = (data.frames or defaults.frames) if pipeline.makes_clips else None
     wrong = [f"{side} pixels" for side in (height, width) if side % pipeline.stride]
@@ -269,15 +281,19 @@ def _painter(
     null = pipeline.text.encode("", negative=True)
     scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
     other = settings.guidance_scale_2 if settings.guidance_scale_2 is not None else scale
-    decode = partial(_stills, vae) if count is None else partial(_clips, vae, settings.window, count)
+    decode = partial(_stills, pipeline) if count is None else partial(_clips, pipeline, settings.window, count)
     seen = (frames or 1) if settings.window.latents is None or count is None else _least(vae, settings.window, count)
-    short = [f"{name} ({reward.least_frames})" for name, reward in rewards.items() if reward.least_frames > seen]
-    if short and (frames is None or any(name.split(" ")[0] in settings.rewards for name in short)):
+    # What is only watched sees whole clips.
+    shown = {reward.name: seen if reward.name in trained else frames or 1 for reward in rewards}
+    short = [f"{each.name} ({each.least_frames})" for each in rewards if each.least_frames > shown[each.name]]
+    if short:
         raise ConfigError(
-            f"{', '.join(short)} need more frames than the {seen} that are shown; widen job.window, or leave them out."
+            f"{', '.join(short)} need more frames than they are shown; widen job.window, or leave them out."
         )
+    # Of two experts one waits where memory is cheaper.
+    held = {name: Resident(net) if len(nets) == 1 else Offloaded(net, pipeline.device) for name, net in nets.items()}
     return ModelPainter(
-        nets, learning, (null.embeds.float(), null.mask), [scale, other][: len(nets)], sampler, schedule,
+        held, learning, (null.embeds.float(), null.mask), [scale, other][: len(nets)], sampler, schedule,
         schedule.sigmas(settings.steps or defaults.steps, defaults.shift), shape, decode,
         defaults.boundary if len(nets) > 1 else None,
     )  # fmt: skip
@@ -289,13 +305,17 @@ def _least(vae: Any, window: Window, count: int) -> int:
     return int(vae.frames(size))
 
 
-def _stills(vae: Any, latents: Tensor, generator: torch.Generator | None) -> Tensor:
+def _stills(pipeline: Pipeline, latents: Tensor, generator: torch.Generator | None) -> Tensor:
+    vae = pipeline.vae
     pixels: Tensor = vae.decode(latents / vae.config.scaling_factor)
     return (pixels.float() / 2 + 0.5).clamp(0, 1)[:, None]
 
 
-def _clips(vae: Any, window: Window, count: int, latents: Tensor, generator: torch.Generator | None) -> Tensor:
+def _clips(
+    pipeline: Pipeline, window: Window, count: int, latents: Tensor, generator: torch.Generator | None
+) -> Tensor:
     """All frames, or with a ``generator`` those of a window. The window that has the first latent has fewer."""
+    vae = pipeline.vae
     z = vae.unscaled(latents)
     size = min(window.latents or count, count)
     if generator is None:
@@ -313,11 +333,11 @@ def _texts(words: TextSet, known: Sequence[str], device: torch.device, prompts: 
     return states.float().to(device), mask.to(device)
 
 
-def _facts(settings: Settings, painter: ModelPainter) -> dict[str, Any]:
+def _facts(settings: Settings, painter: ModelPainter, weights: Mapping[str, float]) -> dict[str, Any]:
     """How it was trained, for the adapter's metadata."""
     names = {id(sampler): name for name, sampler in SAMPLERS.items()}
     return {
-        "rewards": dict(settings.rewards),
+        "rewards": dict(weights),
         "method": settings.method,
         "choice": settings.choice.model_dump(),
         "guidance_scale": painter.scales,

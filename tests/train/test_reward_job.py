@@ -1,0 +1,241 @@
+"""Reward training, end to end at a tiny size: prompts in, an adapter that says what it gained out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import frolic
+from frolic.adapters.shelf import described
+from frolic.config import load_recipe
+from frolic.data.prompts import read_prompts, shipped, split_prompts
+from frolic.errors import ConfigError, FileError, NumericsError
+from frolic.io.safetensors import read_header
+from frolic.rewards.looks import Bright, Vivid
+from frolic.train.held_out import HeldOut
+from frolic.train.jobs import JobRegistry
+from frolic.train.state import load_checkpoint
+from frolic.train.trainer import Outcome, Trainer
+from tiny import write_tiny_folder
+from tiny_wan import write_tiny_wan
+
+JOBS = JobRegistry({"reward": "frolic.train.tasks.reward"})
+WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("reward") / "base")
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_wan(tmp_path_factory.mktemp("reward") / "wan", "t2v-two")
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("# colours\n" + "".join(f"a {word} bird\n" for word in ("blue", "red", "green", "old", "big")))
+    return path
+
+
+def recipe(root: Path, base: Path, prompts: Path, *more: str, name: str = "starter/reward") -> Any:
+    tiny = [
+        f"vars.model={base}", f"data.prompts={prompts}", f"output.folder={root}", "data.height=32", "data.width=32",
+        "data.held_out=2", "trainer.steps=4", "trainer.device=cpu", "trainer.batch_size=2", "job.rank=2", "job.alpha=2",
+        "job.steps=3", "job.check_steps=3", "job.check_every=2", "optimizer.lr=0.02", "schedule.warmup=0",
+        "job.sweep=[0.5, 1.0]", "job.held_out=[contrast]", "job.floor=1000", "trainer.precision=fp32",
+        "job.choice.count=1",
+    ]  # fmt: skip
+    return load_recipe(name, [*tiny, *more], environment="ci", jobs=JOBS)
+
+
+def train(root: Path, base: Path, prompts: Path, *more: str, until: int | None = None) -> Outcome:
+    wanted = recipe(root, base, prompts, *more)
+    torch.manual_seed(0)
+    return Trainer(wanted, JOBS.build(wanted)).run(until=until)
+
+
+def report(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.export is not None
+    found: dict[str, Any] = json.loads((outcome.export / "training.json").read_text())
+    return found
+
+
+def test_from_prompts_to_an_adapter_that_says_what_it_gained(tmp_path: Path, base: Path, prompts: Path) -> None:
+    more = ("vars.reward=bright", "trainer.steps=12", "job.check_every=4", "vars.title=Sunny", "optimizer.lr=0.05")
+    outcome = train(tmp_path / "run", base, prompts, *more)
+    assert outcome.export is not None and not outcome.ended
+    said = described("sunny", outcome.export / WEIGHTS).reward
+    assert said is not None and said["name"] == "bright" and set(said["held_out"]) == {"contrast"}
+    found = report(outcome)
+    assert said["gain_sd"] == pytest.approx(found["sweep"][f"{found['weight']:g}"]["bright"], abs=1e-3)
+    assert found["sweep"]["1"]["bright"] > found["sweep"]["0.5"]["bright"] > 0
+    # What it claims is what a user sees: with the adapter by its file, pictures are brighter.
+    pipe = frolic.load(base)
+    drawn = {}
+    for weight in (0.0, 1.0):
+        pixels = pipe("a blue bird", seed=3, height=32, width=32, output="tensor",
+                      loras={str(outcome.export / WEIGHTS): weight}).pixels  # fmt: skip
+        assert pixels is not None
+        drawn[weight] = float(pixels.mean())
+    assert drawn[1.0] > drawn[0.0]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "held_out.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert len(list((tmp_path / "run" / "previews").iterdir())) == 3
+    assert "held_out/contrast" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("more", [[], ["job.method=nft", "trainer.batch_size=4", "job.nft.group=2"]], ids=str)
+def test_two_halves_are_the_whole(tmp_path: Path, base: Path, prompts: Path, more: list[str]) -> None:
+    straight = train(tmp_path / "straight", base, prompts, *more)
+    train(tmp_path / "halves", base, prompts, *more, until=3)
+    halves = train(tmp_path / "halves", base, prompts, *more)
+    one, two = (load_checkpoint(outcome.checkpoint).tensors["transformer"] for outcome in (straight, halves))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    assert any(tensor.abs().sum() > 0 for key, tensor in one.items() if key.startswith("up"))
+
+
+def test_scores_alone_are_enough_for_nft(tmp_path: Path, base: Path, prompts: Path) -> None:
+    more = (
+        "vars.reward=bright", "job.method=nft", "job.nft.group=8", "trainer.batch_size=16", "trainer.steps=24",
+        "job.check_every=24", "optimizer.lr=0.05", "job.nft.keep=0.5", "trainer.ema=0",
+    )  # fmt: skip
+    assert report(train(tmp_path / "run", base, prompts, *more))["sweep"]["1"]["bright"] > 0.1
+
+
+def test_both_experts_of_a_clip_model(tmp_path: Path, wan: Path, prompts: Path) -> None:
+    more = (
+        "vars.reward=lively", "data.frames=5", "job.window.latents=2", "job.steps=4", "job.check_steps=4",
+        "job.held_out=[steady]", "job.recompute=true", "trainer.steps=2", "trainer.batch_size=1",
+    )  # fmt: skip
+    outcome = train(tmp_path / "both", wan, prompts, *more)
+    assert outcome.export is not None
+    keys = read_header(outcome.export / WEIGHTS).entries
+    assert {key.split(".")[0] for key in keys} == {"transformer", "transformer_2"}
+    high = train(tmp_path / "high", wan, prompts, *more, "job.train=high")
+    assert high.export is not None
+    header = read_header(high.export / WEIGHTS)
+    assert {key.split(".")[0] for key in header.entries} == {"transformer"}
+    assert header.metadata["frolic.expert"] == "high"
+    pipe = frolic.load(wan)
+    asked: dict[str, Any] = {"seed": 1, "height": 32, "width": 32, "frames": 5, "steps": 4, "output": "tensor"}
+    plain = pipe("a red bird", **asked).pixels
+    for each in (outcome, high):
+        changed = pipe("a red bird", loras={str(each.export / WEIGHTS): 1.0}, **asked).pixels  # type: ignore[operator]
+        assert plain is not None and changed is not None and float((changed - plain).abs().max()) > 1e-4
+
+
+def test_a_run_that_only_pleases_its_reward_is_ended(tmp_path: Path, base: Path, prompts: Path) -> None:
+    """Contrast is watched while brightness is trained without end: what is all white has none."""
+    more = (
+        "vars.reward=bright", "trainer.steps=60", "job.check_every=3", "optimizer.lr=0.1", "job.floor=0.1",
+        "job.anchor=0",
+    )  # fmt: skip
+    outcome = train(tmp_path / "run", base, prompts, *more)
+    assert "contrast" in outcome.ended and outcome.step < 60
+    history = [json.loads(line) for line in (tmp_path / "run" / "held_out.jsonl").read_text().splitlines()]
+    assert history[-1]["gains"]["contrast"] < -0.1 and history[-2]["fallen"] == ["contrast"]
+    again = train(tmp_path / "run", base, prompts, *more)
+    assert again.ended == outcome.ended and again.step == outcome.step, "it does not go on when it is started again"
+
+
+class Counting:
+    """Draws what it is told."""
+
+    def __init__(self, shown: Sequence[float]) -> None:
+        self.shown = list(shown)
+
+    def __call__(self, modules: Mapping[str, nn.Module]) -> Tensor:
+        level = self.shown.pop(0) if modules else 0.5
+        return torch.rand(4, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 + level - 0.1
+
+
+def test_checks_keep_the_best_and_end_after_patience(tmp_path: Path) -> None:
+    kept: list[int] = []
+    draw = Counting([0.5, 0.6, 0.4, 0.7, 0.4, 0.3])
+    watch = HeldOut(1, ["a"] * 4, [Vivid(), Bright()], {"vivid": 1.0}, draw, patience=2, keep=lambda *_: kept.append(1))
+    stops = [watch.check(step, {"net": nn.Linear(1, 1)}, tmp_path).stop for step in range(1, 7)]
+    assert [bool(stop) for stop in stops] == [False] * 5 + [True], "one bad check is forgiven, two in a row are not"
+    assert watch.best() is not None and watch.best()["step"] in (1, 2, 4)  # type: ignore[index]
+    assert watch.resume(3, tmp_path) == "" and [entry["step"] for entry in watch.history] == [1, 2, 3]
+    assert watch.value({"vivid": 1.0, "bright": -0.2}) == -math.inf
+    assert watch.fallen({"vivid": 1.0, "bright": math.nan}) == ["bright"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["job.rewards=[vivid, brigth]"], "bright"),
+        (["job.rewards=[vivid]", "job.held_out=[vivid]"], "name it once"),
+        (["job.held_out=['contrast:0.5']"], "no weight"),
+        (["job.rewards=[lively]"], "more frames"),
+        (["job.train=high"], "no two experts"),
+        (["job.targets=[nothing.*]"], "match no linear"),
+        (["job.choice={choose: list, steps: [7]}"], "steps 7"),
+        (["data.held_out=5"], "held out"),
+        (["data.height=33"], "33 pixels"),
+        (["data.frames=5"], "model of pictures"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_trained_is_refused(
+    tmp_path: Path, base: Path, prompts: Path, more: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        JOBS.build(recipe(tmp_path / "run", base, prompts, *more))
+
+
+def silent(frames: Any, prompts: Sequence[str]) -> list[float]:
+    return [math.nan] * len(prompts)
+
+
+def test_a_reward_without_gradients_wants_nft(tmp_path: Path, base: Path, prompts: Path) -> None:
+    more = [f"job.rewards=['python:{Path(__file__)}:silent']"]
+    with pytest.raises(ConfigError, match="nft"):
+        JOBS.build(recipe(tmp_path / "run", base, prompts, *more))
+
+
+def test_updates_that_cannot_be_scored_are_skipped_and_end_the_run(tmp_path: Path, base: Path, prompts: Path) -> None:
+    more = [
+        f"job.rewards=['python:{Path(__file__)}:silent']",
+        "job.method=nft",
+        "job.nft.group=2",
+        "trainer.patience=3",
+    ]
+    with pytest.raises(NumericsError, match="3 updates in a row"):
+        train(tmp_path / "run", base, prompts, *more, "job.check_every=100")
+
+
+def test_prompts_are_read_and_split(tmp_path: Path) -> None:
+    assert {"starter", "starter-video"} <= set(shipped())
+    for name in shipped():
+        found = read_prompts(name)
+        assert len(found) > 100 and not any(
+            prompt.startswith(("a  ", "a on ")) or prompt in ("a", "an") for prompt in found
+        )
+    lines = tmp_path / "p.jsonl"
+    lines.write_text('{"prompt": "a  cat"}\nnonsense\n\n{"text": "a dog"}\n')
+    with pytest.raises(FileError, match=r"(?s)line 2.*line 4"):
+        read_prompts(str(lines))
+    lines.write_text('{"prompt": "a  cat"}\n{"prompt": "a cat"}\n')
+    assert read_prompts(str(lines)) == ["a cat"]
+    empty = tmp_path / "none.txt"
+    empty.write_text("# nothing\n\n")
+    with pytest.raises(ConfigError, match="no prompt"):
+        read_prompts(str(empty))
+    with pytest.raises(FileError, match="starter"):
+        read_prompts("startr")
+    many = [f"prompt {number}" for number in range(20)]
+    train_on, held = split_prompts(many, 5)
+    assert len(held) == 5 and not set(train_on) & set(held)
+    assert set(held) <= {*split_prompts([*many, "another"], 5)[1], *held}
+    assert len(set(held) & set(split_prompts([*many, "another"], 5)[1])) >= 4, "one more does not move the others"
