@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from frolic.eval.starter import Overall, Row, Summary
+    from frolic.strength import Strength
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON lines; the last one is the summary.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Alias or folder of the model to measure.")]
@@ -22,6 +23,9 @@ StepsOption = Annotated[int | None, typer.Option("--steps", help="Sampling steps
 GuidanceOption = Annotated[float | None, typer.Option("--guidance-scale", "--cfg", help="Guidance scale.")]
 BatchOption = Annotated[int, typer.Option("--batch", help="Pictures drawn together; does not change them.")]
 AddOption = Annotated[Path | None, typer.Option("--out", help="File of `eval starter --out` to add the figure to.")]
+LoraOption = Annotated[
+    list[str] | None, typer.Option("--lora", metavar="SRC[:WEIGHT]", help="As of `frolic generate`; may be repeated.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", "-s", help="Seed of the first picture; the next has seed + 1.")]
 
 
@@ -56,6 +60,7 @@ def starter(
     seed: SeedOption = 0,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
+    lora: LoraOption = None,
     batch: BatchOption = 8,
     save: Annotated[
         Path | None, typer.Option("--save", help="New or empty folder for the pictures and a contact sheet.")
@@ -79,7 +84,7 @@ def starter(
         _check_empty(save)
     if out is not None:
         check_writable(out, force=force)
-    pipe = frolic.load(model)
+    pipe = frolic.load(model, loras=adapters(lora))
     draw = run.drawer(pipe, steps=steps, guidance_scale=guidance)
     rows: list[Row] = []
     pictures: list[Tensor] = []
@@ -99,8 +104,15 @@ def starter(
     if save is not None:
         _save(save, rows, pictures, [*summaries, *([whole] if suite == run.ALL else [])])
     if out is not None:
-        settings = _settings(pipe, model, steps, guidance, limit)
+        settings = _settings(pipe, model, steps, guidance, limit) | ({"loras": lora} if lora else {})
         _merge(out, asdict(whole) | {"settings": settings, "judge": _judge_facts(judge)})
+
+
+def adapters(given: list[str] | None) -> dict[str, Strength]:
+    """By source, of what --lora was given. Raises RequestError."""
+    from frolic.strength import Strength, parse
+
+    return {source: strength or Strength() for source, strength in map(parse, given or ())}
 
 
 def fid(

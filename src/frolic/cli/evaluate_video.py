@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from frolic.cli.evaluate import BatchOption, DataOption, GuidanceOption, JsonFlag, SeedOption, StepsOption
+from frolic.cli.evaluate import (
+    BatchOption,
+    DataOption,
+    GuidanceOption,
+    JsonFlag,
+    LoraOption,
+    SeedOption,
+    StepsOption,
+    adapters,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +34,7 @@ def starter_video(
     seed: SeedOption = 0,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
+    lora: LoraOption = None,
     batch: BatchOption = 4,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG to write: a strip of frames of each clip.")] = None,
     true: Annotated[
@@ -55,7 +65,7 @@ def starter_video(
     film = (
         _true([case for cases in chosen.values() for case in cases], data, animated)
         if model is None
-        else video.filmer(frolic.load(model), steps=steps, guidance_scale=guidance)
+        else video.filmer(frolic.load(model, loras=adapters(lora)), steps=steps, guidance_scale=guidance)
     )
     clips: list[np.ndarray] = []
     labels: list[str] = []

@@ -27,6 +27,9 @@ JobT = TypeVar("JobT", bound=Section)
 DataT = TypeVar("DataT", bound=Section)
 
 WEIGHTS = {"text_encoder": "model.safetensors"}
+STORED = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
+"""What finished weights can be kept in. Of 8 bits, every reader casts them to what it computes in."""
+_LARGE = 2**15
 _DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -75,14 +78,14 @@ def component_spec(family: str, component: str) -> ComponentSpec:
 def write_component(
     spec: ComponentSpec, component: str, config: Any, module: nn.Module, folder: Path, dtype: torch.dtype
 ) -> None:
-    """``config.json`` and safetensors under the published names, into an empty or new ``folder``. In 8 bits only the
-    blocks' matrices are kept, which are nearly all there is; the rest then is in bfloat16."""
+    """``config.json`` and safetensors under the published names, into an empty or new ``folder``. In 8 bits only large
+    matrices are kept, which are nearly all there is; the rest, and what embeds times and texts, is in bfloat16 then."""
     folder.mkdir(parents=True, exist_ok=True)
     state = spec.keymap(config).save(module.state_dict())
 
     def kept(name: str, tensor: Tensor) -> torch.dtype:
-        matrix = tensor.ndim > 1 and "blocks." in name and name.endswith(".weight")
-        return dtype if matrix or dtype.itemsize > 1 else torch.bfloat16
+        large = tensor.ndim > 1 and tensor.numel() >= _LARGE and name.endswith(".weight") and "embed" not in name
+        return dtype if large or dtype.itemsize > 1 else torch.bfloat16
 
     tensors = {name: tensor.detach().to("cpu", kept(name, tensor)) for name, tensor in state.items()}
     weights = WEIGHTS.get(component, _DIFFUSERS_WEIGHTS)

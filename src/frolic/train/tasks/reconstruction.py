@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.reconstruction import Reconstruction, ReconstructionWeights
 from frolic.train.perceptual import load_lpips
 from frolic.train.tasks.component import (
+    STORED,
     Mix,
     ModelSection,
     component_spec,
@@ -34,10 +35,11 @@ from frolic.train.tasks.inflate import forget_time
 
 
 class Settings(ReconstructionWeights):
-    """``decoder_only`` keeps the latents as they are."""
+    """``decoder_only`` keeps the latents as they are. ``store``: what the finished weights are kept in."""
 
     edges: float = 0.5
     decoder_only: bool = False
+    store: Literal["bfloat16", "float8"] = "bfloat16"
 
 
 class Data(Section):
@@ -63,7 +65,9 @@ def build(recipe: Recipe) -> Job:
     autoencoder: Any = spec.build(config)
     forget_time(autoencoder)
     if settings.decoder_only:
-        autoencoder.encoder.requires_grad_(False)
+        for name in ("encoder", "quant_conv"):
+            if (part := getattr(autoencoder, name, None)) is not None:
+                part.requires_grad_(False)
     sprites, concepts = open_pack(data.pack)
     source = (
         ComposedPictures(sprites, Cast(concepts), data.side, data.mix)
@@ -75,7 +79,7 @@ def build(recipe: Recipe) -> Job:
     lpips = load_lpips(home() / "lpips-vgg16.safetensors").to(device) if settings.perceptual else None
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
-        write_component(spec, "vae", config, modules["vae"], folder / "vae", torch.bfloat16)
+        write_component(spec, "vae", config, modules["vae"], folder / "vae", STORED[settings.store])
 
     return Job(
         objective=Reconstruction(autoencoder, settings, lpips, shown.to(device)),

@@ -34,6 +34,7 @@ from frolic.train.objectives.flow import Flow, FlowSettings
 from frolic.train.objectives.reconstruction import strips
 from frolic.train.tasks.cache import cached
 from frolic.train.tasks.component import (
+    STORED,
     ModelSection,
     Share,
     component_spec,
@@ -57,7 +58,6 @@ _PREVIEW_PROMPTS = (
 )  # fmt: skip
 
 EXPERTS = ("transformer", "transformer_2")
-_STORED = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
 
 
 def _known_kinds(mix: dict[str, float]) -> dict[str, float]:
@@ -153,7 +153,7 @@ def build(recipe: Recipe) -> Job:
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         for name in nets:
             if name in modules:
-                write_component(spec, "transformer", config, modules[name], folder / name, _STORED[settings.store])
+                write_component(spec, "transformer", config, modules[name], folder / name, STORED[settings.store])
             elif settings.other is not None:
                 _copy(Path(settings.other).expanduser() / name, folder / name)
         card = settings.card.model_copy(update={"frames": data.frames})
