@@ -21,6 +21,8 @@ _BUILT_IN: Mapping[str, str] = {
     "smooth": "frolic.rewards.motion:Smooth",
     "loop": "frolic.rewards.motion:Loops",
     "steady": "frolic.rewards.motion:Steady",
+    "alignment": "frolic.rewards.dual:Alignment",
+    "preference": "frolic.rewards.preference:Preference",
 }
 
 

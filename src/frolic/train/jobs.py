@@ -81,10 +81,12 @@ class JobRegistry:
 
 
 _BUILT_IN: Mapping[str, str] = {
+    "contrastive": "frolic.train.tasks.contrastive",
     "control": "frolic.train.tasks.control",
     "distillation": "frolic.train.tasks.distillation",
     "flow": "frolic.train.tasks.flow",
     "lora": "frolic.train.tasks.lora",
+    "preference": "frolic.train.tasks.preference",
     "reconstruction": "frolic.train.tasks.reconstruction",
     "video": "frolic.train.tasks.video",
 }

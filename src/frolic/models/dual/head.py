@@ -1,0 +1,73 @@
+"""What someone likes, as a small head on a dual encoder's features.
+
+B clips, T frames of each, P side of a frame, F features of a picture, D embedding, K numbers that describe a clip.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frolic.models.dual.config import DualConfig
+from frolic.models.dual.model import DualEncoder
+
+
+def described(config: DualConfig, prompts: bool) -> int:
+    """How many numbers ``describe`` gives: K."""
+    return 2 * config.features + (config.embedding + 1 if prompts else 0)
+
+
+def describe(encoder: DualEncoder, x_BT3PP: Tensor, texts_BD: Tensor | None) -> Tensor:
+    """``[B, K]``: of the frames' features the mean and the deviation over the clip (0 of a picture); and, where there
+    are texts, how picture and text agree in each part of their space, and in all."""
+    features_BTF = encoder.image.features(x_BT3PP.flatten(0, 1)).unflatten(0, x_BT3PP.shape[:2])
+    varied = features_BTF.shape[1] > 1
+    deviation = features_BTF.var(dim=1, correction=0)
+    # The root has no slope at 0, where a clip stands still.
+    parts = [features_BTF.mean(dim=1), (deviation + 1e-8).sqrt() - 1e-4 if varied else torch.zeros_like(deviation)]
+    if texts_BD is not None:
+        agreed_BD = encoder.image.embed(features_BTF.flatten(0, 1)).unflatten(0, x_BT3PP.shape[:2]).mean(dim=1)
+        agreed_BD = agreed_BD * texts_BD
+        parts += [agreed_BD, agreed_BD.sum(dim=1, keepdim=True)]
+    return torch.cat(parts, dim=1)
+
+
+class PreferenceHead(nn.Module):
+    """``[B, K]`` to ``[B]``: a linear function of the standardised numbers and, with ``hidden`` units, a bend of it.
+
+    The difference of two scores is the logarithm of the odds that the first is chosen. What did not vary in the clips
+    that it was learned from has no say.
+    """
+
+    mean: Tensor
+    rescale: Tensor
+
+    def __init__(self, inputs: int, hidden: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("rescale", torch.ones(inputs))
+        self.linear = nn.Linear(inputs, 1, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.bend = nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, 1)) if hidden else None
+        if self.bend is not None:
+            nn.init.zeros_(self.bend[2].weight)
+            nn.init.zeros_(self.bend[2].bias)
+
+    def fit(self, clips_NK: Tensor) -> None:
+        """Standardise by these clips. Their number, too, is divided by, so that a clip's numbers have length 1."""
+        deviation, mean = torch.std_mean(clips_NK.double(), dim=0, correction=0)
+        used = deviation > 1e-4
+        self.mean.copy_(mean)
+        self.rescale.copy_(torch.where(used, 1 / deviation.clamp_min(1e-4), 0.0) / used.sum().clamp_min(1) ** 0.5)
+
+    def forward(self, clips_BK: Tensor) -> Tensor:
+        x = (clips_BK - self.mean) * self.rescale
+        score: Tensor = self.linear(x)[:, 0]
+        return score if self.bend is None else score + self.bend(x)[:, 0]
+
+
+def bradley_terry(left_B: Tensor, right_B: Tensor, goal_B: Tensor) -> Tensor:
+    """Mean cross-entropy of choices under ``P(left) = sigmoid(left - right)`` (Bradley & Terry 1952); ``goal`` is 1, 0
+    or, where both were as good, 0.5."""
+    return F.binary_cross_entropy_with_logits(left_B - right_B, goal_B)
