@@ -55,12 +55,9 @@ def draw(
         one = painters[0] == painters[1]
         total = 2 * len(wanted)
         sides: list[list[str]] = []
-        for number, painter in enumerate(painters[:1] if one else painters):
+        for number, painter in enumerate(painters[:1] if one else painters):  # one model at a time in memory
             jobs = [(p, s) for p, *seeds in wanted for s in (seeds if one else seeds[number : number + 1])]
-            # One model at a time in memory.
-            sides.append(
-                _drawn(folder, painter, jobs, options, lambda done, n=number: say(done + n * len(jobs), total))
-            )
+            sides.append(_drawn(folder, painter, jobs, options, _from(number * len(jobs), total, say)))
         firsts, seconds = (sides[0][::2], sides[0][1::2]) if one else sides
         for (prompt, *_), left, right in zip(wanted, firsts, seconds, strict=True):
             question = Question.of(prompt, left, right)
@@ -71,6 +68,10 @@ def draw(
         return known
     finally:
         lines.close()
+
+
+def _from(before: int, total: int, say: Say) -> Callable[[int], None]:
+    return lambda done: say(before + done, total)
 
 
 def _drawn(

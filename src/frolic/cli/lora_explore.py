@@ -35,7 +35,7 @@ def explore(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Draw one prompt and one seed under a grid of weights, and write it as one labelled picture."""
-    columns, rows = two(steps_grid, "--steps-grid", "5x5")
+    columns, rows = _two(steps_grid, "--steps-grid", "5x5")
     if second is None:
         rows = 1
     if columns * rows > MOST:
@@ -44,7 +44,7 @@ def explore(
         raise RequestError('There is no prompt; say what to draw, as in --prompt "a cat".')
     if not low < high:
         raise RequestError(f"--low {low:g} is not below --high {high:g}.")
-    width, height = (None, None) if size is None else two(size, "--size", "128x128")
+    width, height = (None, None) if size is None else _two(size, "--size", "128x128")
     from frolic.assemble import load
     from frolic.cli.lora import safe
     from frolic.io.files import check_writable
@@ -106,8 +106,7 @@ def _weights(count: int, low: float, high: float) -> list[float]:
     return [round(low + (high - low) * place / (count - 1), 3) for place in range(count)]
 
 
-def two(text: str, option: str, example: str) -> tuple[int, int]:
-    """Two numbers of the form ``5x5``. Raises RequestError."""
+def _two(text: str, option: str, example: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
     if match is None or not (int(match[1]) and int(match[2])):
         raise RequestError(f"{option} {text!r} is not two numbers; write it as {example}.")

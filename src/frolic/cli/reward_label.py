@@ -157,9 +157,9 @@ def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
 
 
 def _options(steps: int | None, guidance: float | None, size: str | None, frames: int | None) -> dict[str, Any]:
-    from frolic.cli.lora_explore import two
+    from frolic.cli.options import sides
 
-    width, height = (None, None) if size is None else two(size, "--size", "256x256")
+    width, height = sides(size, None, None)
     options = {"steps": steps, "guidance_scale": guidance, "width": width, "height": height, "frames": frames}
     return {name: value for name, value in options.items() if value is not None}
 

@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Pair:
-    """``mark`` is a fingerprint of the prompt and of both files' contents, whichever of them stood left; ``winner`` that
-    of the chosen one, or ``equal``."""
+    """``mark`` is a fingerprint of the prompt and of both files' contents, whichever of them stood left. ``winner`` is
+    that of the chosen file, or ``equal``."""
 
     prompt: str
     left: Path
@@ -75,7 +75,7 @@ def read_pairs(path: Path, look: Callable[[Path], T]) -> tuple[list[Pair], dict[
         for file in sides:
             if file not in files:
                 files[file] = _looked_at(file, look, seen)
-            if isinstance(found := files[file], FileError):
+            if isinstance(files[file], FileError):
                 group = "not a picture or a clip" if file.is_file() else "missing files"
                 problems.add(group, f"line {number}: {file.name}")
         marks = [found for found in map(files.get, sides) if isinstance(found, str)]

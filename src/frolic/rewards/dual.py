@@ -66,8 +66,8 @@ def reader_for(mark: str, folder: Path | None = None) -> Reader:
     reader = Reader(folder)
     if reader.mark != mark:
         raise CheckpointError(
-            f"The reward was trained with another text encoder than {reader.path.parent}; train it again with this one, "
-            "or name the folder of that model with the option text."
+            f"The reward was trained with another text encoder than {reader.path.parent}; train it again with this "
+            "one, or name the folder of that model with the option text."
         )
     return reader
 
@@ -90,7 +90,7 @@ class Prompts:
             with torch.inference_mode(False), torch.no_grad():
                 ids, mask = (t.to(home) for t in self.reader.tokens([prompt]))
                 self._kept[prompt] = self.encoder.text(self.reader.states(ids, mask), mask)[0]
-            if len(self._kept) > _REMEMBERED:
+            while len(self._kept) > _REMEMBERED:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(prompt)
         return self._kept[prompt]

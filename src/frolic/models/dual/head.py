@@ -5,6 +5,8 @@ B clips, T frames of each, P side of a frame, F features of a picture, D embeddi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,10 +14,20 @@ from torch.nn import functional as F
 from frolic.models.dual.config import DualConfig
 from frolic.models.dual.model import DualEncoder
 
+_STILL = 1e-4
+"""What deviates by less than this from clip to clip, in numbers of the order of 1, is rounding."""
+
+
+def parts(config: DualConfig, prompts: bool) -> list[int]:
+    """How many numbers of each kind ``describe`` gives, in their order: of the pixels and each stage the means and the
+    deviations, both again as they vary over a clip; and where prompts are read, of each part of the space, and of all.
+    """
+    return [3, *config.widths] * 4 + ([config.embedding, 1] if prompts else [])
+
 
 def described(config: DualConfig, prompts: bool) -> int:
     """How many numbers ``describe`` gives: K."""
-    return 2 * config.features + (config.embedding + 1 if prompts else 0)
+    return sum(parts(config, prompts))
 
 
 def describe(encoder: DualEncoder, x_BT3PP: Tensor, texts_BD: Tensor | None) -> Tensor:
@@ -49,22 +61,32 @@ class PreferenceHead(nn.Module):
         self.register_buffer("rescale", torch.ones(inputs))
         self.linear = nn.Linear(inputs, 1, bias=False)
         nn.init.zeros_(self.linear.weight)
-        self.bend = nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, 1)) if hidden else None
-        if self.bend is not None:
-            nn.init.zeros_(self.bend[2].weight)
-            nn.init.zeros_(self.bend[2].bias)
+        self.bend: nn.Linear | None = None
+        if hidden:
+            self.bend, self.bent = nn.Linear(inputs, hidden), nn.Linear(hidden, 1, bias=False)
+            nn.init.zeros_(self.bent.weight)
 
-    def fit(self, clips_NK: Tensor) -> None:
-        """Standardise by these clips. Their number, too, is divided by, so that a clip's numbers have length 1."""
+    def fit(self, clips_NK: Tensor, kinds: Sequence[int]) -> None:
+        """Standardise by these clips. Then each of ``kinds`` (see ``parts``) is made to weigh alike, and a clip's
+        numbers to have about length 1: three colours are not to drown in hundreds of features."""
         deviation, mean = torch.std_mean(clips_NK.double(), dim=0, correction=0)
-        used = deviation > 1e-4
+        used = deviation > _STILL
+        count = torch.tensor([int(each.sum()) for each in used.split(list(kinds))])
+        weigh = count.clamp_min(1).repeat_interleave(torch.tensor(kinds)) * (count > 0).sum().clamp_min(1)
         self.mean.copy_(mean)
-        self.rescale.copy_(torch.where(used, 1 / deviation.clamp_min(1e-4), 0.0) / used.sum().clamp_min(1) ** 0.5)
+        self.rescale.copy_(torch.where(used, 1 / deviation.clamp_min(_STILL), 0.0) / weigh**0.5)
+        if self.bend is not None:
+            # A ridge would shrink these for ever, to numbers so small that arithmetic with them is slow.
+            self.bend.weight.data.masked_fill_(self.rescale == 0, 0.0)
+
+    def ridge(self) -> Tensor:
+        """The sum of the squares of all weights."""
+        return torch.stack([weight.square().sum() for weight in self.parameters() if weight.ndim > 1]).sum()
 
     def forward(self, clips_BK: Tensor) -> Tensor:
         x = (clips_BK - self.mean) * self.rescale
         score: Tensor = self.linear(x)[:, 0]
-        return score if self.bend is None else score + self.bend(x)[:, 0]
+        return score if self.bend is None else score + self.bent(F.silu(self.bend(x)))[:, 0]
 
 
 def bradley_terry(left_B: Tensor, right_B: Tensor, goal_B: Tensor) -> Tensor:

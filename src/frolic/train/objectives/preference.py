@@ -15,10 +15,11 @@ from frolic.models.dual import PreferenceHead, bradley_terry
 
 
 class Choices:
-    """Bradley and Terry's loss on described clips; the head is what is trained."""
+    """Bradley and Terry's loss on described clips, and ``ridge`` halves of the squares of the weights; the head is what
+    is trained."""
 
-    def __init__(self, head: PreferenceHead) -> None:
-        self.head = head
+    def __init__(self, head: PreferenceHead, ridge: float = 0.0) -> None:
+        self.head, self.ridge = head, ridge
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"head": self.head}
@@ -30,7 +31,8 @@ class Choices:
         loss = bradley_terry(left.float(), right.float(), goal)
         told = goal != 0.5
         right_way = ((left > right) == (goal > 0.5)) & told
-        return loss, {"agreement": right_way.sum() / told.sum().clamp_min(1)}
+        chosen = {"agreement": right_way.sum() / told.sum().clamp_min(1), "choices": loss.detach()}
+        return loss + self.ridge / 2 * self.head.ridge(), chosen
 
     def preview(self, modules: Mapping[str, nn.Module]) -> Tensor | None:
         return None

@@ -22,8 +22,6 @@ from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.contrastive import Contrastive
 from frolic.train.tasks.component import Mix, open_pack, pack_mark, training_mix
 
-_GROUPS = 10
-
 
 class Settings(Section):
     """``noise``: largest deviation of noise on pixels in [0, 1]; ``blur``: the share of pictures seen at half the
@@ -43,13 +41,15 @@ class Model(Section):
 
 class Data(Section):
     """``pack`` and ``mix`` as in reconstruction. ``close`` is the share of scenes in which few things are met often,
-    ``few`` how many; ``sprites`` the side in pixels that cut-outs are brought to first."""
+    ``few`` how many; ``sprites`` the side in pixels that cut-outs are brought to first. ``held_out``: how many hundreds
+    of scenes the finished encoder is measured with."""
 
     pack: str | None = None
     mix: Mix = Field(default_factory=training_mix)
     close: Fraction = 0.5
     few: Annotated[int, Field(ge=4)] = 24
     sprites: Positive = 96
+    held_out: Positive = 10
 
 
 def build(recipe: Recipe) -> Job:
@@ -73,7 +73,7 @@ def build(recipe: Recipe) -> Job:
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         learned = modules["dual"]
         assert isinstance(learned, DualEncoder)
-        held = HeldOut.make(cast, _GROUPS, data.mix)
+        held = HeldOut.make(cast, data.held_out, data.mix)
         found, texts = retrieval(learned, reader, small, held, device)
         facts = {
             "held_out_scenes": len(held.scenes),

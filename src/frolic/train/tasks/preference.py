@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from frolic.config import Count, Positive, Recipe, Section
 from frolic.data.pairs import Pair, mark_of, pixels, read_pairs
-from frolic.errors import FileError
+from frolic.errors import CheckpointError, FileError
 from frolic.io.safetensors import fingerprint
-from frolic.models.dual import PreferenceHead, describe, described
+from frolic.models.dual import PreferenceHead, describe, described, parts
 from frolic.rewards.dual import WEIGHTS, Prompts, read_dual, reader_for, shipped
 from frolic.rewards.preference import Learned, PreferenceConfig, read_preference, reduced, write_preference
 from frolic.train.jobs import Job, JobKind
@@ -27,9 +27,12 @@ _GOALS = {"left": 1.0, "right": 0.0, "equal": 0.5}
 
 
 class Settings(Section):
-    """``hidden`` units that bend the linear score; ``held_out``: the share of pairs that is only measured with."""
+    """``hidden`` units that bend the linear score; ``held_out``: the share of pairs that is only measured with.
+    ``prior`` holds weights near 0, as if they were drawn from a normal distribution of variance ``1 / prior``: the more
+    choices there are, the less it matters."""
 
-    hidden: Count = 16
+    hidden: Count = 0
+    prior: Annotated[float, Field(ge=0)] = 0.05
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
@@ -63,14 +66,16 @@ def build(recipe: Recipe) -> Job:
         return reduced(frames[None].movedim(-1, 2).float() / 255, model.frames, side)[0]
 
     pairs, seen = read_pairs(Path(data.pairs).expanduser(), look)
-    prompts = Prompts(reader_for(mark, Path(model.text).expanduser() if model.text else None), encoder)
+    prompts: Prompts | None = None
+    if model.prompts:
+        prompts = Prompts(reader_for(mark, Path(model.text).expanduser() if model.text else None), encoder)
 
     def numbers(some: Sequence[Pair], clips: Sequence[Path]) -> Tensor:
         """[N, K], one clip at a time: its numbers must not depend on how many there are."""
         rows = [torch.zeros(0, described(encoder.config, model.prompts))]
         with torch.no_grad():
             for pair, clip in zip(some, clips, strict=True):
-                texts = prompts.embed([pair.prompt], torch.device("cpu")) if model.prompts else None
+                texts = None if prompts is None else prompts.embed([pair.prompt], torch.device("cpu"))
                 rows.append(describe(encoder, seen[clip][None], texts))
         return torch.cat(rows)
 
@@ -85,7 +90,7 @@ def build(recipe: Recipe) -> Job:
     training, measuring = as_numbers(kept), as_numbers(held)
     torch.manual_seed(recipe.trainer.seed)
     head = PreferenceHead(described(encoder.config, model.prompts), settings.hidden)
-    head.fit(torch.cat([training.left, training.right]))
+    head.fit(torch.cat([training.left, training.right]), parts(encoder.config, model.prompts))
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         learned = modules["head"]
@@ -103,11 +108,17 @@ def build(recipe: Recipe) -> Job:
         )
         write_preference(config, Learned(encoder, learned), folder)
 
+    def warm_start(path: Path) -> None:
+        config, learned = read_preference(path)
+        if learned.head.linear.weight.shape != head.linear.weight.shape or config.hidden != settings.hidden:
+            raise CheckpointError(f"{path} was learned with other settings of job.hidden or model.prompts.")
+        head.load_state_dict(learned.head.state_dict())
+
     return Job(
-        objective=Choices(head),
+        objective=Choices(head, settings.prior / len(training)),
         source=training,
         export=export,
-        warm_start=lambda path: head.load_state_dict(read_preference(path)[1].head.state_dict()) and None,
+        warm_start=warm_start,
         inputs={"dual encoder": fingerprint([folder / WEIGHTS]), "set of pairs": mark_of(pairs)},
     )
 
