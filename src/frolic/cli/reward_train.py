@@ -45,7 +45,7 @@ def train(
     }
     jobs = built_in()
     given = [f"{key}={_quoted(str(value))}" for key, value in own.items()]
-    outcome = run(load_recipe(RECIPE, [*(overrides or ()), *given], "auto", jobs), resume, None, as_json)
+    outcome = run(load_recipe(RECIPE, [*given, *(overrides or ())], "auto", jobs), resume, None, as_json)
     assert outcome.export is not None
     facts = read_json_object(outcome.export / "config.json")
     if as_json:

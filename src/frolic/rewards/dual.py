@@ -86,8 +86,8 @@ class Prompts:
         if prompt not in self._kept:
             home = self.encoder.scale.device
             self.reader.encoder.to(home)
-            # What is remembered must be of use in training too, whatever mode the caller is in.
-            with torch.inference_mode(False), torch.no_grad():
+            # What is remembered must be of use in training too, and the same whatever mode the caller is in.
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(home.type, enabled=False):
                 ids, mask = (t.to(home) for t in self.reader.tokens([prompt]))
                 self._kept[prompt] = self.encoder.text(self.reader.states(ids, mask), mask)[0]
             while len(self._kept) > _REMEMBERED:
