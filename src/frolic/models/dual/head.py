@@ -20,9 +20,9 @@ _STILL = 1e-4
 
 def parts(config: DualConfig, prompts: bool) -> list[int]:
     """How many numbers of each kind ``describe`` gives, in their order: of the pixels and each stage the means and the
-    deviations, both again as they vary over a clip; and where prompts are read, of each part of the space, and of all.
-    """
-    return [3, *config.widths] * 4 + ([config.embedding, 1] if prompts else [])
+    deviations, both again as they vary over a clip; what is seen; and where prompts are read, how that agrees with them
+    in each part of the space, and in all."""
+    return [3, *config.widths] * 4 + [config.embedding] + ([config.embedding, 1] if prompts else [])
 
 
 def described(config: DualConfig, prompts: bool) -> int:
@@ -31,18 +31,17 @@ def described(config: DualConfig, prompts: bool) -> int:
 
 
 def describe(encoder: DualEncoder, x_BT3PP: Tensor, texts_BD: Tensor | None) -> Tensor:
-    """``[B, K]``: of the frames' features the mean and the deviation over the clip (0 of a picture); and, where there
-    are texts, how picture and text agree in each part of their space, and in all."""
+    """``[B, K]``: of the frames' features the mean and the deviation over the clip (0 of a picture), the frames' mean
+    embedding, and, where there are texts, its product with theirs and the sum of that, the cosine."""
     features_BTF = encoder.image.features(x_BT3PP.flatten(0, 1)).unflatten(0, x_BT3PP.shape[:2])
-    varied = features_BTF.shape[1] > 1
+    seen_BD = encoder.image.embed(features_BTF.flatten(0, 1)).unflatten(0, x_BT3PP.shape[:2]).mean(dim=1)
     deviation = features_BTF.var(dim=1, correction=0)
     # The root has no slope at 0, where a clip stands still.
-    parts = [features_BTF.mean(dim=1), (deviation + 1e-8).sqrt() - 1e-4 if varied else torch.zeros_like(deviation)]
+    varied = (deviation + 1e-8).sqrt() - 1e-4 if features_BTF.shape[1] > 1 else torch.zeros_like(deviation)
+    found = [features_BTF.mean(dim=1), varied, seen_BD]
     if texts_BD is not None:
-        agreed_BD = encoder.image.embed(features_BTF.flatten(0, 1)).unflatten(0, x_BT3PP.shape[:2]).mean(dim=1)
-        agreed_BD = agreed_BD * texts_BD
-        parts += [agreed_BD, agreed_BD.sum(dim=1, keepdim=True)]
-    return torch.cat(parts, dim=1)
+        found += [seen_BD * texts_BD, (seen_BD * texts_BD).sum(dim=1, keepdim=True)]
+    return torch.cat(found, dim=1)
 
 
 class PreferenceHead(nn.Module):
