@@ -170,7 +170,7 @@ def request_fields(options: argparse.Namespace, replayed: Mapping[str, Any] | No
                 f"--{name.replace('_', '-')} means nothing without --{needed.replace('_', '-')}; add it."
             )
     fields = {name: getattr(options, name) for name in REQUEST}
-    fields["width"], fields["height"] = _sides(options.size, options.width, options.height)
+    fields["width"], fields["height"] = sides(options.size, options.width, options.height)
     if options.guidance_interval is not None:
         fields["guidance_interval"] = tuple(options.guidance_interval)
     drawn_from = (replayed or {}).get("inputs", {})
@@ -204,7 +204,8 @@ def _layers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not block numbers, as 8,9") from None
 
 
-def _sides(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
+def sides(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
+    """Width and height, said by ``--size`` or by themselves. Raises RequestError."""
     if size is None:
         return width, height
     match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*]\s*(\d{1,6})\s*", size)

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from frolic.config import Recipe
+    from frolic.train.trainer import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +44,13 @@ def train(
     if print_config:
         _show_config(chosen, as_json)
         return
-    _run(chosen, resume, steps, as_json)
+    outcome = run(chosen, resume, steps, as_json)
+    result = {"step": outcome.step, "checkpoint": str(outcome.checkpoint), "export": str(outcome.export or "")}
+    if as_json:
+        typer.echo(json.dumps({"event": "done", **result}))
+    else:
+        written = f"the model is in {outcome.export}" if outcome.export else f"its state is in {outcome.checkpoint}"
+        typer.echo(f"Step {outcome.step} of {chosen.trainer.steps} is done; {written}.")
 
 
 def _show_recipes(as_json: bool) -> None:
@@ -65,7 +72,12 @@ def _show_config(recipe: Recipe, as_json: bool) -> None:
     typer.echo(json.dumps(values) if as_json else yaml.safe_dump(values, sort_keys=False).rstrip())
 
 
-def _run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> None:
+def run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> Outcome:
+    """Train by ``recipe``, with progress shown.
+
+    Raises:
+        typer.Exit: a signal stopped it; what to do then has been said.
+    """
     import torch
 
     from frolic.train.jobs import built_in
@@ -83,9 +95,4 @@ def _run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> None:
     if outcome.stopped_by is not None:
         progress.note(f"Stopped after step {outcome.step}; run the same command to go on.")
         raise typer.Exit(128 + outcome.stopped_by)
-    result = {"step": outcome.step, "checkpoint": str(outcome.checkpoint), "export": str(outcome.export or "")}
-    if as_json:
-        typer.echo(json.dumps({"event": "done", **result}))
-    else:
-        written = f"the model is in {outcome.export}" if outcome.export else f"its state is in {outcome.checkpoint}"
-        typer.echo(f"Step {outcome.step} of {recipe.trainer.steps} is done; {written}.")
+    return outcome

@@ -22,6 +22,8 @@ _BUILT_IN: Mapping[str, str] = {
     "loop": "frolic.rewards.motion:Loops",
     "steady": "frolic.rewards.motion:Steady",
     "ocr": "frolic.rewards.ocr:Legible",
+    "alignment": "frolic.rewards.dual:Alignment",
+    "preference": "frolic.rewards.preference:Preference",
 }
 _BY_ADDRESS: Mapping[str, str] = {
     "python:": "frolic.rewards.called:Called",

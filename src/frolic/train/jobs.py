@@ -84,12 +84,14 @@ class JobRegistry:
 
 
 _BUILT_IN: Mapping[str, str] = {
+    "contrastive": "frolic.train.tasks.contrastive",
     "control": "frolic.train.tasks.control",
     "distillation": "frolic.train.tasks.distillation",
     "flow": "frolic.train.tasks.flow",
     "lora": "frolic.train.tasks.lora",
-    "reward": "frolic.train.tasks.reward",
+    "preference": "frolic.train.tasks.preference",
     "reconstruction": "frolic.train.tasks.reconstruction",
+    "reward": "frolic.train.tasks.reward",
     "video": "frolic.train.tasks.video",
 }
 
