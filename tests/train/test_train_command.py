@@ -97,7 +97,17 @@ def test_mistakes(recipe: str) -> None:
 
 def test_built_in_kinds_are_files_with_a_job() -> None:
     registry = jobs.built_in()
-    known = {"contrastive", "control", "distillation", "flow", "lora", "preference", "reconstruction", "video"}
+    known = {
+        "contrastive",
+        "control",
+        "distillation",
+        "flow",
+        "lora",
+        "preference",
+        "reconstruction",
+        "reward",
+        "video",
+    }
     assert set(registry.kinds()) == known
     with pytest.raises(ConfigError, match="did you mean 'flow'"):
         registry.find("flaw")
