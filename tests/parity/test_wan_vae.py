@@ -123,7 +123,10 @@ def test_a_window_gives_its_own_latents_their_gradient(kind: str) -> None:
     assert (z.grad[:, :, 2] - whole.grad[:, :, 2]).abs().max() < 1e-6
 
 
-def test_recomputing_spares_memory_and_changes_no_gradient(kind: str) -> None:
+@pytest.mark.parametrize("window", [False, True])
+def test_recomputing_spares_memory_and_changes_no_gradient(kind: str, window: bool) -> None:
+    """Whole clips, and a later window, whose frames look back at kept ones."""
+
     def run(recompute: bool) -> tuple[int, list[Tensor]]:
         vae = ours(kind)
         vae.recompute = recompute
@@ -135,7 +138,10 @@ def test_recomputing_spares_memory_and_changes_no_gradient(kind: str) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = (vae(clip(5)) - clip(5)).square().mean()
+            if window:
+                loss = vae.decode_window(latents(vae, 4).requires_grad_(), 1, 4).square().mean()
+            else:
+                loss = (vae(clip(5)) - clip(5)).square().mean()
         loss.backward()
         return kept, [parameter.grad for parameter in vae.parameters() if parameter.grad is not None]
 

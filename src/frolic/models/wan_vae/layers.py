@@ -31,6 +31,12 @@ class Memory:
             self._kept[layer] = x[:, :, -count:].clone()
         return x
 
+    def copy(self) -> Memory:
+        """Another one, which from here on keeps its own."""
+        other = Memory(self.keeping)
+        other.first, other._kept = self.first, dict(self._kept)
+        return other
+
     def detach(self) -> None:
         """Let no gradient reach what was kept."""
         self._kept = {layer: kept.detach() for layer, kept in self._kept.items()}
@@ -220,10 +226,17 @@ class Chain(nn.Module):
 
 
 def run(layer: nn.Module, x: Tensor, memory: Memory, recompute: bool) -> Tensor:
-    """``layer``; with ``recompute``, what is inside it is computed again for the gradient instead of being kept.
+    """``layer``; with ``recompute``, what is inside it is computed again for the gradient instead of being kept."""
+    if not recompute or not torch.is_grad_enabled():
+        return layer(x, memory)
+    # What is computed again sees what was kept when it was computed first, and leaves nothing behind.
+    before: Memory | None = None
 
-    A memory that keeps frames would keep them twice, so only whole clips can be recomputed.
-    """
-    if recompute and torch.is_grad_enabled() and not memory.keeping:
-        return checkpoint(layer, x, memory, use_reentrant=False)
-    return layer(x, memory)
+    def work(x: Tensor) -> Tensor:
+        nonlocal before
+        if before is not None:
+            return layer(x, before.copy())
+        before = memory.copy()
+        return layer(x, memory)
+
+    return checkpoint(work, x, use_reentrant=False)

@@ -169,7 +169,8 @@ class WanVAE(nn.Module):
         made = []
         for index, part in enumerate(z_BCthw[:, :, :stop].split(1, dim=2)):
             within = index >= start
-            frames = self.decoder(self.post_quant_conv(part if within else part.detach()), memory)
+            latent = self.post_quant_conv(part if within else part.detach())
+            frames = self.decoder(latent, memory, self.recompute and within)
             if within:
                 made.append(self._unpatched(frames))
             else:

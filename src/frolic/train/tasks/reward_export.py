@@ -97,9 +97,10 @@ class Exporting:
     def _said(self, sweep: Mapping[float, Mapping[str, float]], weight: float) -> dict[str, str]:
         gains = sweep[weight]
         trained = self.held_out.trained
+        first = next(iter(trained))
         reward = {
-            "name": "+".join(trained),
-            "gain_sd": round(sum(gains[name] for name in trained) / len(trained), 3),
+            "name": first,  # what it is for; others are there to keep it honest
+            "gain_sd": round(gains[first], 3),
             "gains_sd": {name: round(gains[name], 3) for name in trained},
             "held_out": {name: round(gain, 3) for name, gain in gains.items() if name not in trained},
             "prompts": len(self.held_out.prompts),
