@@ -24,6 +24,7 @@ COMMANDS = {
     "models": "frolic.cli.models",
     "convert": "frolic.cli.convert",
     "lora": "frolic.cli.lora",
+    "reward": "frolic.cli.reward",
     "doctor": "frolic.cli.doctor",
 }
 _ROOT_OPTIONS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
