@@ -74,9 +74,16 @@ def score(
     rows = scores_RB.T.tolist()
     if as_json:
         for number, (path, clip) in enumerate(clips.items()):
-            facts = {"event": "score", "path": str(path), "prompt": prompts[path], "frames": len(clip.frames)}
-            facts |= {"of": clip.total, "scores": dict(zip(names, rows[number], strict=True))}
-            typer.echo(json.dumps(facts if whole_B is None else {**facts, "together": whole_B[number]}))
+            facts = {
+                "event": "score",
+                "path": str(path),
+                "prompt": prompts[path],
+                "frames": len(clip.frames),
+                "of": clip.total,
+                "scores": dict(zip(names, rows[number], strict=True)),
+                **({} if whole_B is None else {"together": whole_B[number]}),
+            }
+            typer.echo(json.dumps(facts))
         return
     head = ["file", *names, *([] if combine is None else [combine])]
     body = [

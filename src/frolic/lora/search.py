@@ -55,8 +55,8 @@ def least_budget(axes: int, low: float, high: float) -> int:
 
 
 def search(axes: int, low: float, high: float, budget: int, ask: Ask) -> list[Tried]:
-    """Every blend that was tried, in order, at most ``budget``; ``best`` chooses. ``axes`` weights, each from ``low`` to
-    ``high``. The first question is the whole grid, with no adapter at all as its first blend.
+    """Every blend that was tried, in order, at most ``budget``; ``best`` chooses. ``axes`` weights, each from ``low``
+    to ``high``. The first question is the whole grid, with no adapter at all as its first blend.
 
     Coordinate search: from the best blend so far each weight in turn goes a step up and a step down; where nothing is
     better any more, steps are halved, down to a hundredth of the range.
