@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dialects import save
 from frolic.cli.lora_search import parse_floors
 from frolic.errors import ConfigError
 from frolic.io.safetensors import read_header
+from frolic.rewards.looks import Bright
 from tiny_wan import write_tiny_wan
 
 Command = Callable[..., Any]
@@ -115,6 +116,18 @@ def test_scores_are_those_of_the_files_that_the_blend_draws(
             assert mean == pytest.approx(row["scores"][reward], abs=tolerance)
     about = json.loads(read_header(Path("both.safetensors")).metadata["frolic.blend"])
     assert [each["weight"] for each in about["adapters"].values()] == [weight for weight in chosen if weight]
+
+
+def test_rewards_see_what_a_file_would_hold(explore: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    off: list[float] = []
+
+    def score(self: Bright, frames: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        off.append(float((frames * 255 - (frames * 255).round()).abs().max()))
+        return frames.mean(dim=(1, 2, 3, 4))
+
+    monkeypatch.setattr(Bright, "score", score)
+    assert explore("-r", "bright", "--seeds", 1, "--budget", 8).code == 0
+    assert len(off) == 8 and max(off) < 1e-4
 
 
 def test_where_no_blend_reaches_the_floor_nothing_is_written(explore: Command) -> None:
