@@ -88,6 +88,11 @@ def test_weight_zero_and_none_are_the_same_bits_whatever_came_before(place: Path
     assert torch.equal(draw(pipe, {}), plain)  # a request's own word counts before what is usual
 
 
+def test_one_of_weight_zero_beside_another_is_not_there(place: Path) -> None:
+    pipe = frolic.load(place / "model")
+    torch.testing.assert_close(draw(pipe, blend(place, a=0.7, b=0.0)), draw(pipe, blend(place, a=0.7)))
+
+
 def test_another_blend_reads_nothing_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from frolic import adapters
 

@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.resume_decode is not None:
         _resume(options)
         return
-    prompts = _prompts(options.prompt, options.prompt_file)
+    prompts = read_prompts(options.prompt, options.prompt_file)
     replay = Replay.read(options.source) if options.source is not None else None
     fields = request_fields(options, replay.record if replay else None)
     adapters = loras(options)
@@ -250,7 +250,8 @@ def _require_controlnet(plan: BuildPlan, led: bool) -> None:
         raise RequestError(f"The model {plan.name} has no ControlNet; give one with --controlnet MODEL.")
 
 
-def _prompts(words: list[str] | None, file: str | None) -> tuple[str, ...]:
+def read_prompts(words: list[str] | None, file: str | None) -> tuple[str, ...]:
+    """The one prompt that ``words`` are, or those of ``file``, one a line."""
     if words and file is not None:
         raise RequestError("Give a prompt or --prompt-file, not both.")
     if file is None:

@@ -101,9 +101,9 @@ def convert(
     """Write an adapter as another program reads it; it has the same strength there."""
     from frolic.adapters import load
 
-    goal = _target(model)
+    goal = target_of(model)
     loaded = load(source, goal, allow_partial=allow_partial)
-    _write([(loaded, 1.0)], target, goal, to, "sum", rank, 1.0, 0, dtype, force, as_json)
+    write_blend([(loaded, 1.0)], target, goal, to, "sum", rank, 1.0, 0, dtype, force, as_json)
 
 
 def blend(
@@ -129,17 +129,17 @@ def blend(
         raise RequestError(f"--method {method} makes changes of full rank; give the --rank to cut them to.")
     if method == "sum" and density is not None:
         raise RequestError("--density is for --method ties and dare.")
-    goal, parts = _target(model), []
+    goal, parts = target_of(model), []
     for text in sources:
         source, strength = parse(text)
         if strength is not None and not strength.plain:
             raise RequestError(f"A file has one weight for all steps, branches and blocks; give {text!r} one weight.")
         parts.append((load(source, goal, allow_partial=allow_partial), 1.0 if strength is None else strength.weight))
     share = density if density is not None else {"ties": 0.2, "dare": 0.5}.get(method, 1.0)
-    _write(parts, output, goal, to, method, rank, share, seed, dtype, force, as_json)
+    write_blend(parts, output, goal, to, method, rank, share, seed, dtype, force, as_json)
 
 
-def _write(
+def write_blend(
     parts: list[tuple[Loaded, float]], path: Path, goal: Target, form: str, method: str, rank: int | None,
     density: float, seed: int, dtype: str, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -228,7 +228,7 @@ def _ranks(adapter: Adapter) -> str:
     return "full" if not ranks else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
 
 
-def _target(model: str) -> Target:
+def target_of(model: str) -> Target:
     """What adapters can change of a model's transformer, from its settings alone."""
     from frolic.adapters import target
 
@@ -252,7 +252,7 @@ def _transformer(model: str) -> tuple[ComponentSpec, Any, Path | None]:
 
 
 def _with_weights(model: str) -> tuple[Target, dict[str, Tensor] | None]:
-    """As ``_target``, and the weights of the layers, where the model is here."""
+    """As ``target_of``, and the weights of the layers, where the model is here."""
     from frolic.adapters import target
     from frolic.io.safetensors import load
 

@@ -1,4 +1,4 @@
-"""``frolic reward``: rewards of one's own, from choices between pictures."""
+"""``frolic reward``: what rewards say of pictures and clips, and rewards of one's own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add the ``reward`` commands."""
-    reward = typer.Typer(no_args_is_help=True, help="Choose between pictures, and learn a reward from the choices.")
     from frolic.cli.reward_label import label
+    from frolic.cli.reward_score import score
     from frolic.cli.reward_train import train
 
-    for command in (label, train):
+    reward = typer.Typer(no_args_is_help=True, help="Score pictures and clips; learn a reward from choices.")
+    for command in (score, label, train):
         reward.command()(command)
     app.add_typer(reward, name="reward")

@@ -88,6 +88,23 @@ def load_image(path: Path) -> Image:
         raise FileError(f"{path} cannot be read as a picture; give a whole PNG, JPEG or WebP file.") from error
 
 
+def opaque(image: Image) -> Image:
+    """In colours, and over white where it is see-through."""
+    import numpy as np
+
+    if image.mode.startswith("I") and (image.mode != "I" or np.asarray(image).max() > 255):
+        # Grey in 16 bits: PIL itself would call all but the darkest 256 shades white.
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        from PIL import Image as images
+
+        image = image.convert("RGBA")
+        over = images.new("RGBA", image.size, "white")
+        over.alpha_composite(image)
+        image = over
+    return image.convert("RGB")
+
+
 def read_texts(path: Path) -> dict[str, str]:
     """The texts that a PNG, MP4, GIF or WebP carries, ``frolic`` and ``parameters`` among them, without decoding it.
 

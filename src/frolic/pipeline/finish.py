@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from frolic.errors import RequestError
+from frolic.lora.experts import HIGH, LOW
 from frolic.pipeline.decode import DecodeStage
 from frolic.pipeline.inputs import Given
 from frolic.pipeline.kept import Kept
@@ -53,6 +54,11 @@ class Finishing(Parts):
     def makes_clips(self) -> bool:
         """Whether its autoencoder is one of clips; a picture is a clip of one frame to it."""
         return hasattr(self._held["vae"].config, "frame_stride")
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """What an adapter's ``target`` can name: ``high`` and ``low`` where there are two transformers."""
+        return () if self._held["transformer_2"].config is None else (HIGH, LOW)
 
     def decode(self, latents: Latents) -> Pixels:
         """Latents to pixels, not clamped. Leaves the grad mode alone; without gradients, in the memory there is, and of

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frolic.errors import RequestError
-from frolic.io.media import load_image
+from frolic.io.media import load_image, opaque
 from frolic.pipeline.resize import fit, spread
 from frolic.request import MAX_SIDE, Request
 from frolic.types import PixelSize
@@ -205,22 +205,5 @@ def _tensor(picture: Any, name: str) -> Tensor:
         raise RequestError(f"{name} is {type(picture).__name__}; give a path, a PIL picture or a tensor.")
     import numpy as np
 
-    array = torch.from_numpy(np.array(_opaque(picture)))
+    array = torch.from_numpy(np.array(opaque(picture)))
     return array.permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def _opaque(image: Image) -> Image:
-    """In colours, and over white where it is see-through."""
-    import numpy as np
-
-    if image.mode.startswith("I") and (image.mode != "I" or np.asarray(image).max() > 255):
-        # Grey in 16 bits: PIL itself would call all but the darkest 256 shades white.
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        from PIL import Image as images
-
-        image = image.convert("RGBA")
-        over = images.new("RGBA", image.size, "white")
-        over.alpha_composite(image)
-        image = over
-    return image.convert("RGB")

@@ -166,7 +166,8 @@ class Mixes:
         other = "cond" if branch == UNCOND else "uncond"
         acting: dict[str, float] = {}
         for name, each in self._blends[blend]:
-            if each.start <= begins < each.end and each.branch != other:
+            # One of weight 0 is not carried, unless another blend has it.
+            if each.weight and each.start <= begins < each.end and each.branch != other:
                 acting[name] = acting.get(name, 0.0) + each.weight
         return self._loras.attached.tensor(acting)
 
