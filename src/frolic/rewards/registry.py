@@ -21,6 +21,13 @@ _BUILT_IN: Mapping[str, str] = {
     "smooth": "frolic.rewards.motion:Smooth",
     "loop": "frolic.rewards.motion:Loops",
     "steady": "frolic.rewards.motion:Steady",
+    "aesthetic-v2": "frolic.rewards.aesthetic:AestheticV2",
+    "aesthetic-v2.5": "frolic.rewards.aesthetic:AestheticV25",
+    "hps-v2.0": "frolic.rewards.agreement:HPSv2",
+    "hps-v2.1": "frolic.rewards.agreement:HPSv21",
+    "pickscore": "frolic.rewards.agreement:PickScore",
+    "mps": "frolic.rewards.mps:MPS",
+    "clip": "frolic.rewards.agreement:ClipScore",
 }
 
 
