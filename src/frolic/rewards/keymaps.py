@@ -127,13 +127,16 @@ def is_unused(name: str, unused: Iterable[str]) -> bool:
 
 
 def recognise(names: Iterable[str]) -> str:
-    """Which published reward's file has these ``names``: ``clip``, ``mps``, ``aesthetic-v2``, ``aesthetic-v2.5``, or
-    nothing."""
+    """Which published reward's file has these ``names``: the towers of ``clip`` or ``siglip``, ``mps``, the layers of
+    ``aesthetic-v2`` or ``aesthetic-v2.5``, or nothing."""
     names = set(names)
+    seen = "vision_model.embeddings.patch_embedding"
     signs = {
         "mps": {"model.visual_projection.weight", "cross_model.layers.0.0.fn.to_q.weight"},
         "clip": {"visual.conv1.weight", "visual.proj", "text_projection", "token_embedding.weight"},
+        "clip in transformers' names": {f"{seen}.weight", "visual_projection.weight"},
+        "siglip": {f"{seen}.weight", f"{seen}.bias", "vision_model.head.probe"},
         "aesthetic-v2": {"layers.0.weight", "layers.7.weight"},
         "aesthetic-v2.5": {"scoring_head.0.weight", "scoring_head.8.weight"},
     }
-    return next((kind for kind, wanted in signs.items() if wanted <= names), "")
+    return next((kind.split()[0] for kind, wanted in signs.items() if wanted <= names), "")
