@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sys
@@ -205,6 +206,22 @@ def test_half_precision_is_near(folders, name):
     got = made(folders, name, dtype="bfloat16").score(clips(2), PROMPTS[:2])
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, rtol=0.1, atol=0.1)
+    assert not torch.equal(got, want)
+
+
+def test_shards_are_one_model(folders, tmp_path):
+    tensors = list(load(folders["clip"] / "model.safetensors").items())
+    shutil.copytree(folders["clip"], tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    names = {"a.safetensors": tensors[:20], "b.safetensors": tensors[20:]}
+    for name, part in names.items():
+        save(dict(part), tmp_path / "m" / name)
+    places = {key: name for name, part in names.items() for key, _ in part}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    reward = make_reward(RewardSpec("clip", {"weights": tmp_path / "m"}))
+    assert torch.equal(reward.score(clips(2), PROMPTS[:2]), made(folders, "clip").score(clips(2), PROMPTS[:2]))
+    save({key: tensor + 1 for key, tensor in tensors[20:]}, tmp_path / "m" / "b.safetensors", force=True)
+    assert make_reward(RewardSpec("clip", {"weights": tmp_path / "m"})).marks["weights"] != reward.marks["weights"]
 
 
 def test_marks_are_of_the_files(folders, tmp_path):

@@ -54,7 +54,8 @@ class Aesthetic(Base):
         reader.fill("weights", file, {"": Piece(self.tower, self.layouts, UNUSED + UNUSED_TEXT)})
         path = reader.beside(predictor, PREDICTOR, "predictor")
         if path is not None:
-            reader.fill("predictor", path, {"": Piece(self.predictor, (self.head,))})
+            # A mark of 5 in bfloat16 has steps of 0.03.
+            reader.fill("predictor", path, {"": Piece(self.predictor, (self.head,), precise=True)})
         reader.done()
         self.marks = reader.marks
 
@@ -63,9 +64,7 @@ class Aesthetic(Base):
 
     def mark(self, pictures_N3HW: Tensor) -> Tensor:
         """``[N]``, of ``[N, 3, H, W]`` in [0, 1]."""
-        summary = self.tower.summary(self.tower.see(pictures_N3HW))
-        first = next(self.predictor.parameters())
-        mark: Tensor = self.predictor(summary.to(first.dtype))
+        mark: Tensor = self.predictor(self.tower.summary(self.tower.see(pictures_N3HW)))
         return mark[:, 0]
 
 

@@ -22,7 +22,7 @@ from frolic.rewards.cross import Cross
 from frolic.rewards.kept import Kept
 from frolic.rewards.keymaps import CLIP_LAYOUTS, MPS_CROSS, UNUSED
 from frolic.rewards.reading import Piece, Reader, build
-from frolic.rewards.towers import CLIPS, clip, unit
+from frolic.rewards.towers import CLIPS, clip, precise, unit
 
 CONDITION = (
     "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, instance, "
@@ -120,7 +120,8 @@ class MPS(Base):
     def _text(self, prompt: str) -> Text:
         states, whole = self._read(prompt)
         (condition,) = self.conditions.of([self.condition])
-        return Text(states, whole, (states @ condition.t()).amax(dim=1))
+        told, asked = (states, condition) if self.original else (precise(states), precise(condition))
+        return Text(states, whole, (told @ asked.t()).amax(dim=1))
 
     def _read(self, text: str) -> tuple[Tensor, Tensor]:
         ids = self.words.cut(text, self.towers.tokens)

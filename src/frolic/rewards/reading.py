@@ -24,11 +24,13 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class Piece:
-    """A module on meta that a file fills: its ``layouts``, one of which the file is in, and what else it may hold."""
+    """A module on meta that a file fills: its ``layouts``, one of which the file is in, and what else it may hold.
+    ``precise``: it stays in float32 whatever the reward computes in."""
 
     module: nn.Module
     layouts: Sequence[Layout]
     unused: Sequence[str] = ()
+    precise: bool = False
 
 
 class Reader:
@@ -121,7 +123,8 @@ class Reader:
             expected = layout.expected(state)
             compare(used, expected, self._problems, where=f"{what}: {prefix}")
             fits = {name: used[name] for name in used.keys() & expected.keys()}
-            tensors = read_tensors(fits, self._problems, dtype=self._kind, where=f"{what}: {prefix}")
+            kind = torch.float32 if piece.precise else self._kind
+            tensors = read_tensors(fits, self._problems, dtype=kind, where=f"{what}: {prefix}")
             if tensors.keys() == expected.keys() and not self._problems:
                 self._loads.append((piece.module, layout.load(tensors)))
         for name in entries:

@@ -140,9 +140,14 @@ class Clip(Eye):
         return states, unit(states[int(ids_1S[0].argmax())])
 
 
+def precise(x: Tensor) -> Tensor:
+    """In float32; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def unit(x: Tensor) -> Tensor:
-    """Scaled to length 1 along the last axis, in float32 (float64 stays)."""
-    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
+    """Scaled to length 1 along the last axis, and ``precise``."""
+    return F.normalize(precise(x), dim=-1)
 
 
 def clip(raw: Mapping[str, Any], where: Path, fit: str) -> Clip:
