@@ -173,6 +173,15 @@ def test_what_is_kept_is_bounded_and_in_order():
     assert list(kept._values) == ["d", "f", "g"]
 
 
+def test_what_is_kept_belongs_to_no_graph_and_no_mode():
+    weight = torch.ones(2, requires_grad=True)
+    kept = Kept(3, lambda prompt: weight * len(prompt))
+    with torch.inference_mode():
+        first = kept.of(["a"])[0]
+    for value in (first, kept.of(["bc"])[0]):
+        assert not value.requires_grad and not value.is_inference()
+
+
 @pytest.mark.parametrize("name", WITH_TEXT)
 def test_what_was_read_in_inference_mode_serves_training(folders, name):
     reward = made(folders, name)
