@@ -20,6 +20,7 @@ from frolic.convert.folder import (
     write_part,
 )
 from frolic.convert.job import Job
+from frolic.convert.reward import copy
 from frolic.errors import CheckpointError, ModelNotFoundError, RequestError, nearest
 from frolic.io.files import check_writable, read_json_object
 from frolic.io.folder import INDEX, ModelFolder, open_folder
@@ -29,6 +30,7 @@ from frolic.io.safetensors import PICKLES, VARIANTS, Entry, find_weights, read_h
 from frolic.models.layouts import COMFY, DIFFUSERS, ORIGINAL, Located, locate, maps_of, parts_of
 from frolic.models.registry import families
 from frolic.plan import DTYPES, Watch, find_model, make_plan
+from frolic.rewards.keymaps import recognise
 from frolic.spec import ComponentSpec
 
 TARGETS = (DIFFUSERS, ORIGINAL, "comfy")
@@ -72,7 +74,8 @@ def convert(
     pipeline's folder where ``base``, a model in diffusers' layout, gives the other parts (a pipeline's folder is its
     own base). ``base`` also answers what a single file does not say. ``dtype`` (``float32``, ``bfloat16``,
     ``float16``) is for floating-point numbers; None keeps them. What is named and not here is fetched, only the
-    transformer where that is enough; ``watch`` hears of it.
+    transformer where that is enough; ``watch`` hears of it. A published reward's weights (``frolic.rewards``) keep
+    their names: ``to`` is ``original``.
 
     Raises:
         RequestError: the target, the dtype or their combination does not exist, or ``target`` is no name for it.
@@ -94,7 +97,14 @@ def convert(
     else:
         check_writable(target, force=force)
     with workspace(target) as work:
-        found = _open(path, origin, work)
+        entries, said = _entries(path, work)
+        check_apart(target, {entry.file for entry in entries.values()})
+        if kind := recognise(entries):
+            if to != ORIGINAL or base is not None:
+                raise RequestError(f"{path} belongs to a reward; give --to {ORIGINAL}, a file, and no --base.")
+            size = copy(entries, target, path, wanted, force)
+            return Converted(kind, "a reward's file", to, target, len(entries), size, (), tuple(filter(None, [said])))
+        found = _open(path, origin, entries, said)
         check_apart(target, {entry.file for entry in found.entries.values()})
         if to == DIFFUSERS and origin is not None and found.part not in origin.components:
             raise RequestError(f"{base} has no {found.part} to be replaced; leave out --base.")
@@ -172,17 +182,21 @@ def _prefix(part: str) -> str:
     return COMFY[part]
 
 
-def _open(path: Path, origin: ModelFolder | None, work: Path) -> Located[Entry]:
-    """The part at ``path``: where its tensors lie, under which names, and its config."""
+def _entries(path: Path, work: Path) -> tuple[Mapping[str, Entry], str]:
+    """The tensors of a file, a pickle's as they lie in ``work``, and what is to be said of it; none of a folder."""
+    if path.is_dir():
+        return {}, ""
+    if path.suffix.lower() not in PICKLES:
+        return read_headers(path), ""
+    said = unpickle(path, work / "unpickled.safetensors")
+    return read_headers(work / "unpickled.safetensors"), said
+
+
+def _open(path: Path, origin: ModelFolder | None, entries: Mapping[str, Entry], said: str) -> Located[Entry]:
+    """The part at ``path``: where its tensors lie, under which names, and its config. ``entries`` are a file's."""
     if path.is_dir():
         return _component(path / "transformer" if (path / INDEX).is_file() else path)
     known = {name: part.config for name, part in origin.components.items()} if origin else {}
-    said = ""
-    if path.suffix.lower() in PICKLES:
-        said = unpickle(path, work / "unpickled.safetensors")
-        entries = read_headers(work / "unpickled.safetensors")
-    else:
-        entries = read_headers(path)
     beside, ignored = _beside(path.parent / CONFIG)
     found = locate(entries, families(), str(path), known, beside)
     if beside and found.part not in beside:

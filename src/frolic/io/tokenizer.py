@@ -54,6 +54,11 @@ class Tokenizer:
         """How many rows an embedding needs: the largest id and one. Ids may leave gaps, so it is not their number."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
+    def find(self, token: str) -> int | None:
+        """The id of one token, or None where there is no such token."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
     def ids(self, text: str) -> list[int]:
         """The ids of all of ``text``, special ones included. Text is one string to it: the ids of a part need not be
         part of the ids."""

@@ -15,22 +15,30 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 def resize(pictures_N3HW: Tensor, side: int, fit: str = "squash", mode: str = "bicubic") -> Tensor:
-    """``[N, 3, side, side]`` in [0, 1], antialiased, with gradients.
+    """``[N, 3, side, side]`` in [0, 1], antialiased, with gradients, in float32 (float64 stays).
 
-    ``fit``: ``squash`` brings each side to ``side`` by itself; ``crop`` the shorter one, and the middle is taken. The
-    published rewards differ in it. Antialiasing lets the reward see what a viewer of a reduced picture sees: without
-    it, whole rows of pixels would never be looked at, and could be anything.
+    ``fit``: ``squash`` brings each side to ``side`` by itself; ``crop`` the shorter one, and the middle is taken;
+    ``pad`` the longer one, and black is put around. The published rewards differ in it. Antialiasing lets the reward
+    see what a viewer of a reduced picture sees: without it, whole rows of pixels would never be looked at, and could
+    be anything.
     """
     height, width = pictures_N3HW.shape[-2:]
     if fit == "crop":
+        # Rounded down, as the published preprocessing has it.
         short = min(height, width)
-        size = (max(side, round(height * side / short)), max(side, round(width * side / short)))
+        size = (max(side, height * side // short), max(side, width * side // short))
+    elif fit == "pad":
+        long = max(height, width)
+        size = (max(1, round(height * side / long)), max(1, round(width * side / long)))
     else:
         assert fit == "squash"
         size = (side, side)
-    x = pictures_N3HW.float()
+    x = pictures_N3HW if pictures_N3HW.dtype == torch.float64 else pictures_N3HW.float()
     if size != (height, width):
         x = F.interpolate(x, size=size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+    if fit == "pad":
+        over, beside = side - size[0], side - size[1]
+        return F.pad(x, (beside // 2, beside - beside // 2, over // 2, over - over // 2))
     top, left = (x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2
     return x[..., top : top + side, left : left + side]
 
@@ -39,7 +47,7 @@ def normalise(
     pictures_N3HW: Tensor, mean: Sequence[float] = CLIP_MEAN, deviation: Sequence[float] = CLIP_STD
 ) -> Tensor:
     """``(x - mean) / deviation`` by channel."""
-    m, d = (torch.tensor(v, device=pictures_N3HW.device)[:, None, None] for v in (mean, deviation))
+    m, d = (pictures_N3HW.new_tensor(v)[:, None, None] for v in (mean, deviation))
     return (pictures_N3HW - m) / d
 
 

@@ -24,6 +24,13 @@ _BUILT_IN: Mapping[str, str] = {
     "ocr": "frolic.rewards.ocr:Legible",
     "alignment": "frolic.rewards.dual:Alignment",
     "preference": "frolic.rewards.preference:Preference",
+    "aesthetic-v2": "frolic.rewards.aesthetic:AestheticV2",
+    "aesthetic-v2.5": "frolic.rewards.aesthetic:AestheticV25",
+    "hps-v2.0": "frolic.rewards.agreement:HPSv2",
+    "hps-v2.1": "frolic.rewards.agreement:HPSv21",
+    "pickscore": "frolic.rewards.agreement:PickScore",
+    "mps": "frolic.rewards.mps:MPS",
+    "clip": "frolic.rewards.agreement:ClipScore",
 }
 _BY_ADDRESS: Mapping[str, str] = {
     "python:": "frolic.rewards.called:Called",
