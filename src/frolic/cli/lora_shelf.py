@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,10 +31,20 @@ def show(as_json: _JSON = False) -> None:
         typer.echo(f"  {advice}" + (f', with "{_safe(each.trigger)}" in the prompt' if each.trigger else ""))
         if each.about:
             typer.echo(f"  {_safe(each.about)}")
+        if each.reward:
+            typer.echo(f"  {_safe(_gained(each.reward))}")
         if each.trained_on:
             typer.echo(f"  trained on {_safe(each.trained_on)}")
     for name, problem in broken.items():
         typer.echo(f"{name}  cannot be used: {_safe(problem)}")
+
+
+def _gained(reward: Mapping[str, Any]) -> str:
+    """What an adapter says that it gained, of held-out prompts. The file may hold anything."""
+    others = reward.get("held_out")
+    beside = ", ".join(f"{name} {gain}" for name, gain in others.items()) if isinstance(others, dict) else ""
+    gained = f"reward {reward.get('name')}: {reward.get('gain_sd')} deviations more than without it"
+    return f"{gained}; {beside}" if beside else gained
 
 
 def add(
