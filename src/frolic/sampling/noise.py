@@ -16,8 +16,8 @@ def picture_seed(seed: int, index: int) -> int:
 
 
 def sample_noise(shape: Sequence[int], seed: int, indices: Iterable[int], draw: int = 0) -> Tensor:
-    """Standard normal ``[len(indices), *shape]``, float32 on the CPU. ``draw``: which of those that a picture's generator
-    gives one after the other. Drawing starts from number 0; a sampler that adds noise again takes the later ones.
+    """Standard normal ``[len(indices), *shape]``, float32 on the CPU. ``draw``: which of those that a picture's
+    generator gives one after the other. Drawing starts from number 0; a sampler that adds noise again takes later ones.
 
     A seed below 2**32 gives what ``torch.randn(shape, generator=torch.Generator().manual_seed(seed))`` gives.
     """

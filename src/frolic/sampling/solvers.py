@@ -120,7 +120,7 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 
 
 def scm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Callable[[int], Tensor]) -> Iterator[Step]:
-    """Multistep consistency sampling (arXiv 2410.11081, algorithm in appendix; diffusers' ``SCMScheduler``) over
+    """Multistep consistency sampling (arXiv 2303.01469, algorithm 1; diffusers' ``SCMScheduler``) over
     ``sigmas`` [steps + 1], which end in 0: each estimate is noised again for the next step, by ``noise`` of the number
     of the step it follows, like ``x``. None follows the last."""
     total = len(sigmas) - 1

@@ -86,6 +86,7 @@ _BUILT_IN: Mapping[str, str] = {
     "flow": "frolic.train.tasks.flow",
     "lora": "frolic.train.tasks.lora",
     "reconstruction": "frolic.train.tasks.reconstruction",
+    "sprint": "frolic.train.tasks.sprint",
     "video": "frolic.train.tasks.video",
 }
 
