@@ -200,6 +200,62 @@ def test_a_student_that_is_finished_and_its_teachers_has_no_tangent_left():
     assert abs(float(loss) - 0.3) < 1e-6
 
 
+class Normal(nn.Module):
+    """The flow's true velocity for data that is normal, of which everything is known."""
+
+    mean, deviation = 1.5, 0.4
+
+    def forward(self, x, t, text, mask):
+        s = (t / 1000)[:, None, None, None]
+        off = x - (1 - s) * self.mean
+        variance = (1 - s) ** 2 * self.deviation**2 + s**2
+        return s / variance * off - self.mean - (1 - s) * self.deviation**2 / variance * off
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+
+    def forward(self, x, level, text, mask, guidance_B):
+        about = level[:, None, None, None].expand_as(x)
+        return self.net(torch.cat([x, about], dim=1).movedim(1, -1)).movedim(-1, 1)
+
+
+def test_one_step_of_the_student_becomes_all_steps_of_the_teacher():
+    """The flow of normal data takes noise to ``mean + deviation noise``; one step of the teacher takes all to the mean."""
+    torch.manual_seed(0)
+    student, teacher = Small(), Normal()
+    objective = Consistency(
+        student, teacher, ConsistencySettings(warmup=100, guidance=[1.0]), torch.zeros(1, 1, 1), torch.ones(1, 1) > 0
+    )
+    read = torch.zeros(256, 1, 1), torch.ones(256, 1, dtype=torch.bool)
+    noise = torch.randn(256, 1, 1, 1)
+    ends = teacher.mean + teacher.deviation * noise
+
+    def off() -> float:
+        with torch.no_grad():
+            found = objective.finished(noise, torch.full((256,), 1.57), *read, torch.ones(256))
+        return float((found - ends).square().mean().sqrt())
+
+    optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
+    for _ in range(250):  # first what a teacher's weights would be
+        x0, x1, level = (torch.randn(256, 1, 1, 1), torch.randn(256, 1, 1, 1), torch.rand(256))
+        x = add_noise(teacher.mean + teacher.deviation * x0, x1, level)
+        optimizer.zero_grad()
+        (student(x, level, *read, None) - teacher(x, 1000 * level, *read)).square().mean().backward()
+        optimizer.step()
+    assert off() > 0.3
+    optimizer = torch.optim.Adam([*student.parameters(), *objective.uncertainty.parameters()], lr=1e-3)
+    for step in range(250):
+        x0 = teacher.mean + teacher.deviation * torch.randn(256, 1, 1, 1)
+        given = {"latents": x0, "text": read[0], "mask": read[1], "step": torch.full((256,), step)}
+        optimizer.zero_grad()
+        objective.loss(given, generator(step))[0].backward()
+        optimizer.step()
+    assert off() < 0.15
+
+
 def test_the_restless_part_comes_in_slowly():
     student, teacher = pair()
     objective = Consistency(student, teacher, ConsistencySettings(warmup=4), *NULL)
