@@ -223,7 +223,7 @@ class Small(nn.Module):
 
 
 def test_one_step_of_the_student_becomes_all_steps_of_the_teacher():
-    """The flow of normal data takes noise to ``mean + deviation noise``; one step of the teacher takes all to the mean."""
+    """A flow of normal data takes noise to ``mean + deviation noise``; a step of the teacher takes it to the mean."""
     torch.manual_seed(0)
     student, teacher = Small(), Normal()
     objective = Consistency(
