@@ -67,7 +67,7 @@ def test_size_not_a_multiple_of_the_stride_is_rounded_and_said(draw: Command) ->
         (["--size", "big"], "WIDTHxHEIGHT"),
         (["--size", "64x64", "-W", "64"], "leave out"),
         (["-N", "0"], "num_images is 0"),
-        (["--sampler", "magic"], "euler or unipc"),
+        (["--sampler", "magic"], "unipc or scm"),
         (["--dtype", "int3"], "float32"),
         (["--device", "banana"], "not a device"),
         (["--device", "cuda:99"], "--device cpu"),

@@ -42,8 +42,9 @@ _SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>"]
 _CORPUS = ["a red panda eating ramen", "a blue bird on a green field", "an orange cat", "two dogs under the moon"]
 
 
-def write_tiny_folder(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """Write the folder (which must not exist yet) and return it. Stride 4, 32 x 32 pixels, about 100,000 weights."""
+def write_tiny_folder(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, sprint: bool = False) -> Path:
+    """Write the folder (which must not exist yet) and return it. Stride 4, 32 x 32 pixels, about 100,000 weights. A
+    ``sprint`` model embeds its guidance and draws in two steps; its other weights are those of one that does not."""
     folder.mkdir(parents=True)
     vocabulary = _write_tokenizer(folder / "tokenizer")
     stages = (Stage(RES, 8, 1), Stage(RES, 16, 1), Stage(VIT, 32, 1, (5,)))
@@ -58,6 +59,7 @@ def write_tiny_folder(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch
             cross_head_dim=WIDTH // 2,
             caption_channels=16,
             sample_size=SIZE // STRIDE,
+            guidance_embeds=sprint,
         ),
         "vae": DCAEConfig(latent_channels=LATENTS, head_dim=16, encoder=stages, decoder=stages, scaling_factor=0.5),
         "text_encoder": Gemma2Config(
@@ -76,28 +78,29 @@ def write_tiny_folder(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch
         state = SANA.components[name].keymap(config).save(module.state_dict())
         save({key: tensor.to(dtype) for key, tensor in state.items()}, folder / name / file)
     (folder / "scheduler").mkdir()
-    write_json(
-        folder / "scheduler" / "scheduler_config.json",
-        {
-            "_class_name": "DPMSolverMultistepScheduler",
-            "algorithm_type": "dpmsolver++",
-            "flow_shift": 3.0,
-            "prediction_type": "flow_prediction",
-            "use_flow_sigmas": True,
-        },
-    )
+    scheduler = {
+        "_class_name": "DPMSolverMultistepScheduler",
+        "algorithm_type": "dpmsolver++",
+        "flow_shift": 3.0,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+    }
+    if sprint:
+        scheduler = {"_class_name": "SCMScheduler", "prediction_type": "trigflow", "sigma_data": 0.5}
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_json(
         folder / "model_index.json",
         {
-            "_class_name": "SanaPipeline",
-            "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+            "_class_name": "SanaSprintPipeline" if sprint else "SanaPipeline",
+            "scheduler": ["diffusers", scheduler["_class_name"]],
             "text_encoder": ["transformers", "Gemma2Model"],
             "tokenizer": ["transformers", "GemmaTokenizerFast"],
             "transformer": ["diffusers", "SanaTransformer2DModel"],
             "vae": ["diffusers", "AutoencoderDC"],
         },
     )
-    write_json(folder / "frolic.json", OWN)
+    few = {"name": "tiny-sprint", "steps": 2, "sampler": "scm", "shift": 1.0} if sprint else {}
+    write_json(folder / "frolic.json", OWN | few)
     return folder
 
 

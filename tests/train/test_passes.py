@@ -46,6 +46,24 @@ def test_side_by_side_is_one_after_the_other() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
+def test_gradients_lie_as_their_parameters_do() -> None:
+    """autograd.grad gives some in another memory order, which fused optimizers would take for the usual one."""
+    weight = nn.Parameter(torch.randn(2, 3, 2, 2))
+
+    def loss(index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        value = (weight * torch.ones(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)).sum()
+        return value + nn.functional.conv2d(picture, weight).square().sum(), {}
+
+    picture = torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    given = torch.autograd.grad(loss(0)[0], [weight])[0]
+    runner = Passes([weight], 2)
+    runner.run(loss, 1)
+    runner.close()
+    assert weight.grad is not None and weight.grad.stride() == weight.stride()
+    assert given.stride() != weight.stride(), "otherwise this shows nothing"
+    assert torch.allclose(weight.grad, given)
+
+
 def test_the_sum_has_the_same_bits_every_time() -> None:
     first, second = run(2)[0], run(2)[0]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -19,7 +19,7 @@ from frolic.cli.replay import Replay, model_of
 from frolic.cli.report import Report
 from frolic.errors import FileError, RequestError
 from frolic.io.files import existing_file, reason
-from frolic.request import Request
+from frolic.request import FEW, IMPLIED_STRENGTH, Request
 from frolic.strength import Strength, blend_of
 
 if TYPE_CHECKING:
@@ -110,8 +110,10 @@ def run(arguments: Sequence[str]) -> None:
 
 def _meant(request: Request, plan: BuildPlan, implied: bool) -> Request:
     """``request`` for this model. A model of videos goes on from an image, and does not draw it anew: a strength that
-    was only ``implied`` is not for it."""
-    return replace(request, strength=1.0) if implied and plan.defaults.frames > 1 else request
+    was only ``implied`` is not for it. One that draws in a few steps has its own."""
+    if not implied or (plan.defaults.frames == 1 and plan.defaults.sampler != FEW):
+        return request
+    return replace(request, strength=1.0 if plan.defaults.frames > 1 else IMPLIED_STRENGTH)
 
 
 def _remark(report: Report, path: Path, result: Result) -> None:

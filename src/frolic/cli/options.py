@@ -78,6 +78,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="take over most of a step that hardly differs, as 0.1; 0 is never [0]",
     )
+    add("--times", type=_times, metavar="T,T", help="of a model that draws in 1 to 4 steps: when, as 1.5708,1.3")
     add("--instruction", metavar="TEXT", help="what the text encoder reads before the prompt; '' is nothing")
     add(
         "--binning",
@@ -141,7 +142,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 REQUEST = (
     *("negative_prompt", "steps", "guidance_scale", "seed", "aspect", "num_images", "sampler", "schedule", "apg"),
     *("apg_eta", "apg_threshold", "apg_momentum", "pag_scale", "pag_layers", "instruction", "binning", "strength"),
-    *("control_scale", "frames", "seconds", "fps", "guidance_scale_2", "step_cache"),
+    *("control_scale", "frames", "seconds", "fps", "guidance_scale_2", "step_cache", "times"),
 )
 """Options that are fields of a request under the same name."""
 
@@ -202,6 +203,13 @@ def _layers(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not block numbers, as 8,9") from None
+
+
+def _times(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not times, as 1.5708,1.3") from None
 
 
 def sides(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:

@@ -82,6 +82,9 @@ class Replay:
             kept |= {"width": None, "height": None}
         if changes.get("seconds") is not None:
             kept["frames"] = None
+        for name, decided in (("times", "steps"), ("steps", "times")):
+            if changes.get(name) is not None and changes.get(decided) is None:
+                kept[decided] = None
         changed = {name: value for name, value in changes.items() if value is not None}
         if not prompts and not changed:
             alone = {**kept, "seed": [kept["seed"]] * self.size}

@@ -23,7 +23,7 @@ class _Scheduler:
 
     choices: Mapping[str, Collection[Any]]
     samplers: Mapping[tuple[Any, ...], str]
-    shift: str
+    shift: str | None
     fixed: Mapping[str, Collection[Any]]
     ignored: frozenset[str]
 
@@ -91,6 +91,14 @@ _SCHEDULERS = {
         },
         ignored=_VARIANCE_PRESERVING,
     ),
+    "SCMScheduler": _Scheduler(
+        choices={},
+        samplers={(): "scm"},
+        shift=None,
+        fixed={"num_train_timesteps": (1000,), "prediction_type": ("trigflow",)},
+        # All that it scales is divided by it again before the network sees it.
+        ignored=frozenset({"sigma_data"}),
+    ),
     "FlowMatchEulerDiscreteScheduler": _Scheduler(
         choices={},
         samplers={(): "euler"},
@@ -122,7 +130,7 @@ def read_scheduler(path: Path, problems: Problems) -> dict[str, Any]:
         problems.add("unsupported", f"scheduler {raw.get('_class_name')!r}, supported: {', '.join(_SCHEDULERS)}")
         return {}
     allowed = {**known.fixed, **known.choices}
-    near = [f"scheduler {key}" for key in (*allowed, known.shift)]
+    near = [f"scheduler {key}" for key in filter(None, (*allowed, known.shift))]
     for key, value in raw.items():
         if key in allowed:
             if value not in allowed[key]:
@@ -136,7 +144,7 @@ def read_scheduler(path: Path, problems: Problems) -> dict[str, Any]:
         said = ", ".join(f"{key}={value!r}" for key, value in zip(known.choices, chosen, strict=True))
         problems.add("unsupported", f"scheduler with {said} together")
         return {}
-    shift = raw.get(known.shift, 1.0)
+    shift = 1.0 if known.shift is None else raw.get(known.shift, 1.0)
     low, high = SHIFTS
     if isinstance(shift, bool) or not isinstance(shift, (int, float)) or not low <= shift <= high:
         problems.add("settings", f"scheduler {known.shift} is {shift!r}; it must be {low:g} to {high:g}")

@@ -183,7 +183,7 @@ def denoiser(
     """The guided denoiser for the pictures ``rows`` of ``request``, at the noise levels ``sigmas``; ``timesteps`` is
     the schedule's. ``texts`` are those of each phase of ``mixes``, or one without adapters. It may remember its last
     step: one for each run."""
-    scale = request.guidance_scale or 1.0
+    scale = request.branch_scale or 1.0
     branches = guidance.branches(scale, request.pag_scale)
 
     def joint(branches: Sequence[str]) -> Denoise:
@@ -202,6 +202,8 @@ def denoiser(
                 tied.control.to(device, dtype), led, scale=request.control_scale, injection=injection
             )
 
+        if request.tells_guidance:
+            conditions["guidance_B"] = torch.full((len(rows),), request.guidance_scale or 0.0, device=device)
         if request.step_cache:
             # One for each way that the model is called, and so for each expert: samples keep their places in it.
             conditions["through"] = StepCache(request.step_cache)

@@ -33,7 +33,7 @@ from frolic.pipeline.text import TextEncoder
 from frolic.request import MAX_LAYER, Request, batch_size
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.prediction import add_noise
-from frolic.sampling.schedules import tail
+from frolic.sampling.schedules import tail, time_sigmas
 from frolic.sampling.solvers import SAMPLERS
 from frolic.spec import SamplingDefaults
 from frolic.strength import Blend, Strength, blend_of
@@ -218,7 +218,7 @@ class Pipeline(Finishing, Reading):
         using = ExitStack()
         try:
             stage = self._stage_for(request)
-            notes += cut_texts(stage, request)
+            notes += [*cut_texts(stage, request), *given.remarks(request)]
             hashes = given.hashes()
             given, placed = given.staged((request.height or 0, request.width or 0), drawn)
             encoded = encode_texts(stage, request)
@@ -288,12 +288,16 @@ class Pipeline(Finishing, Reading):
         assert request.steps and request.sampler and request.schedule
         sampler = SAMPLERS[request.sampler]
         schedule = sampler.schedule(request.schedule)
-        sigmas = schedule.sigmas(request.steps, self.defaults.shift)
+        sigmas = (
+            schedule.sigmas(request.steps, self.defaults.shift) if not request.times else time_sigmas(request.times)
+        )
         with torch.inference_mode():
             x = (self._noise(request, rows, drawn) if noise is None else noise).to(self.device, torch.float32)
             if tied.known is not None:
                 sigmas = tail(sigmas, request.strength)
                 x = add_noise(tied.known.to(x), x, sigmas[0])
+            else:
+                x = sampler.start(x, sigmas[0])
 
             def expert(name: str) -> Denoise:
                 transformer, ready = experts.get(name)
@@ -314,7 +318,7 @@ class Pipeline(Finishing, Reading):
                 )
 
             denoise = experts.denoiser(expert, self.defaults.boundary, schedule.timesteps)
-            steps = sampler.solve(denoise, x, sigmas)
+            steps = sampler.steps(denoise, x, sigmas, lambda step: self._noise(request, rows, drawn, step + 1).to(x))
         while True:
             with torch.inference_mode():
                 step = next(steps, None)
@@ -357,12 +361,12 @@ class Pipeline(Finishing, Reading):
 
         return clip_anchors(placed, encode, self._held[FIRST].config, request.frames or 1, config.frame_stride)
 
-    def _noise(self, request: Request, rows: range, drawn: tuple[int, int]) -> Tensor:
+    def _noise(self, request: Request, rows: range, drawn: tuple[int, int], draw: int = 0) -> Tensor:
         config = self._held["vae"].config
         shape: tuple[int, ...] = (config.latent_channels, drawn[0] // config.stride, drawn[1] // config.stride)
         if self.makes_clips:
             shape = (shape[0], 1 + ((request.frames or 1) - 1) // config.frame_stride, *shape[1:])
-        return torch.cat([sample_noise(shape, request.seeds[row], [0]) for row in rows])
+        return torch.cat([sample_noise(shape, request.seeds[row], [0], draw) for row in rows])
 
     def _sized_by(self, request: Request, latents: Tensor) -> Request:
         """``request`` with the size of the ``latents`` a caller gave."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from frolic.errors import RequestError
 from frolic.io.media import load_image, opaque
 from frolic.pipeline.resize import fit, spread
-from frolic.request import MAX_SIDE, Request
+from frolic.request import MAX_SIDE, Request, kept_nothing
 from frolic.types import PixelSize
 
 if TYPE_CHECKING:
@@ -102,6 +102,11 @@ class Given:
                 problems.append(f"the mask is {wide}x{tall} and the image {width}x{height}; give both the same shape")
         if problems:
             raise RequestError(f"Change the request: {'; '.join(problems)}.")
+
+    def remarks(self, request: Request) -> list[str]:
+        """What should be said of a completed ``request`` with these pictures."""
+        said = kept_nothing(request) if self.image is not None and self.mask is None else ""
+        return [said] if said else []
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the pixels of each, which a record keeps in place of the picture."""

@@ -82,7 +82,7 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
     grid = (height // vae.config.stride, width // vae.config.stride)
     frames = request.frames or 1
     at_once = min(request.pictures, batch_size(height, width, frames))
-    branches = len(guidance.branches(request.guidance_scale or 1, request.pag_scale))
+    branches = len(guidance.branches(request.branch_scale, request.pag_scale))
     latent_frames = 1 + (frames - 1) // plan.defaults.frame_stride
     tokens = latent_frames * grid[0] * grid[1] // config.patch_size**2
     text = plan.defaults.max_tokens

@@ -13,10 +13,13 @@ from frolic.request.checks import (
     SAMPLERS,
     SCHEDULES,
 )
+from frolic.request.few import FEW, IMPLIED_STRENGTH, MOST, kept_nothing
 from frolic.request.request import RECORDED, UNSAID, Request
 from frolic.request.sizes import batch_size, parse_aspect
 
 __all__ = [
+    "FEW",
+    "IMPLIED_STRENGTH",
     "MAX_FPS",
     "MAX_FRAMES",
     "MAX_GUIDANCE",
@@ -26,11 +29,13 @@ __all__ = [
     "MAX_SEED",
     "MAX_SIDE",
     "MAX_STEPS",
+    "MOST",
     "RECORDED",
     "SAMPLERS",
     "SCHEDULES",
     "UNSAID",
     "Request",
     "batch_size",
+    "kept_nothing",
     "parse_aspect",
 ]

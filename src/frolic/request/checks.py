@@ -14,7 +14,7 @@ MAX_PICTURES = 1000
 MAX_LAYER = 1023
 MAX_FRAMES = 1025
 MAX_FPS = 120
-SAMPLERS = ("dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_3m_heun", "dpmpp_1s", "euler", "unipc")
+SAMPLERS = ("dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_3m_heun", "dpmpp_1s", "euler", "unipc", "scm")
 SCHEDULES = ("diffusers", "native", "wan")
 
 

@@ -26,6 +26,7 @@ from frolic.request.checks import (
     check_text,
     is_number,
 )
+from frolic.request.few import FEW, check_times, problems_of, without_use
 from frolic.request.length import length_of
 from frolic.request.sizes import parse_aspect, sides_of
 from frolic.strength import Blend, blend_of
@@ -57,6 +58,8 @@ class Request:
 
     ``step_cache``: steps whose first block does what it did before, but for this share (0 to 1), take the other blocks'
     work over; 0 is never.
+
+    ``times``: of a model that draws in a few steps, the TrigFlow time of each, in radians, instead of computed ones.
 
     Raises:
         RequestError: listing everything that cannot be carried out.
@@ -90,6 +93,7 @@ class Request:
     fps: float | None = None
     guidance_scale_2: float | None = None
     step_cache: float = 0.0
+    times: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -122,6 +126,7 @@ class Request:
             if (value := getattr(self, name)) is not None and value not in known:
                 listed = " or ".join([", ".join(known[:-1]), known[-1]])
                 problems.append(f"{name} is {value!r}, it must be {listed}{nearest(str(value), known)}")
+        check_times(problems, self.times, self.steps)
         self._check_conditions(problems)
         self._check_length(problems)
         if problems:
@@ -203,7 +208,7 @@ class Request:
                     raise RequestError(f"{name} belongs to adaptive projected guidance; give apg too.")
         if fields.get("pag_layers") is not None and fields.get("pag_scale") is None:
             raise RequestError("pag_layers says which blocks pag_scale perturbs; give that too.")
-        for name in ("guidance_interval", "pag_layers"):
+        for name in ("guidance_interval", "pag_layers", "times"):
             if isinstance(fields.get(name), (list, range)):
                 fields[name] = tuple(fields[name])
         if (loras := fields.get("loras")) is not None:
@@ -214,7 +219,17 @@ class Request:
     @property
     def guided(self) -> bool:
         """Whether a completed request has an unconditional branch, and so a use for its negative prompt."""
-        return max(self.guidance_scale or 0, self.guidance_scale_2 or 0) > 1
+        return max(self.branch_scale, self.guidance_scale_2 or 0) > 1
+
+    @property
+    def tells_guidance(self) -> bool:
+        """Whether a completed request's guidance scale is something that the model is told."""
+        return self.sampler == FEW
+
+    @property
+    def branch_scale(self) -> float:
+        """How far a completed request goes from an unconditional branch; 1 or less is none."""
+        return 1.0 if self.tells_guidance else self.guidance_scale or 0.0
 
     @property
     def is_video(self) -> bool:
@@ -266,7 +281,7 @@ class Request:
         complete = replace(
             self.seeded(),
             negative_prompt=chosen(self.negative_prompt, defaults.negative_prompt),
-            steps=chosen(self.steps, defaults.steps),
+            steps=chosen(self.steps, len(self.times) if self.times else defaults.steps),
             guidance_scale=float(chosen(self.guidance_scale, defaults.guidance_scale)),
             height=height,
             width=width,
@@ -281,7 +296,9 @@ class Request:
             fps=length.fps,
             guidance_scale_2=self._second_scale(defaults),
         )
-        problems = list(length.problems)
+        useless, said = without_use(complete, defaults)
+        complete = replace(complete, **useless)
+        problems = [*length.problems, *problems_of(complete, defaults)]
         if complete.binning and not defaults.bin_base:
             problems.append("this model has no table of sizes it was trained with; leave out binning")
         if complete.apg and not complete.guided:
@@ -293,7 +310,7 @@ class Request:
         if problems:
             raise RequestError(f"Change the request: {'; '.join(problems)}.")
         drawn = complete.drawn(defaults, stride)
-        notes = list(length.notes)
+        notes = [*length.notes, *said]
         if drawn != (height, width):
             notes.append(f"Drawn at {drawn[1]}x{drawn[0]} and brought to {width}x{height}.")
         return complete, notes
@@ -355,6 +372,7 @@ UNSAID: Mapping[str, Any] = MappingProxyType(
         "fps": None,
         "guidance_scale_2": None,
         "step_cache": 0.0,
+        "times": None,
     }
 )
 """What a record does not say is this."""

@@ -15,15 +15,18 @@ def picture_seed(seed: int, index: int) -> int:
     return (seed + index) % (MAX_SEED + 1)
 
 
-def sample_noise(shape: Sequence[int], seed: int, indices: Iterable[int]) -> Tensor:
-    """Standard normal ``[len(indices), *shape]``, float32 on the CPU.
+def sample_noise(shape: Sequence[int], seed: int, indices: Iterable[int], draw: int = 0) -> Tensor:
+    """Standard normal ``[len(indices), *shape]``, float32 on the CPU. ``draw``: which of those that a picture's
+    generator gives one after the other. Drawing starts from number 0; a sampler that adds noise again takes later ones.
 
     A seed below 2**32 gives what ``torch.randn(shape, generator=torch.Generator().manual_seed(seed))`` gives.
     """
     generator = torch.Generator()
-    rows = [
-        torch.randn(*shape, generator=generator.manual_seed(_folded(picture_seed(seed, index)))) for index in indices
-    ]
+    rows = []
+    for index in indices:
+        generator.manual_seed(_folded(picture_seed(seed, index)))
+        *_, last = (torch.randn(*shape, generator=generator) for _ in range(draw + 1))
+        rows.append(last)
     return torch.stack(rows)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from frolic.types import Denoise
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""``(x_t [B, ...], timestep [B] on the 0..1000 scale) -> v = noise - x0, [B, ...]``."""
+"""``(x_t [B, ...], timestep [B]) -> v = noise - x0, [B, ...]``; the timestep is on the scale that a schedule tells."""
 
 
 def flow(velocity: Velocity, timesteps: Callable[[Tensor], Tensor]) -> Denoise:
@@ -21,6 +21,46 @@ def flow(velocity: Velocity, timesteps: Callable[[Tensor], Tensor]) -> Denoise:
         return x - per_sample(sigma, x) * velocity(x, t_B)
 
     return denoise
+
+
+def trig_level(time: Tensor) -> Tensor:
+    """The flow's noise level ``sin t / (sin t + cos t)``, 0 to 1, that has the signal-to-noise ratio of a TrigFlow
+    ``time``, 0 to pi/2."""
+    return time.sin() / (time.sin() + time.cos())
+
+
+def trig_scale(level: Tensor) -> Tensor:
+    """What a flow's state at ``level`` is of TrigFlow's, ``cos(t) x0 + sin(t) noise``, whose deviation is always one:
+    ``sqrt(s^2 + (1 - s)^2)``."""
+    return (level.square() + (1 - level).square()).sqrt()
+
+
+def trig_from_flow(velocity: Velocity) -> Velocity:
+    """A flow network as a TrigFlow one (SANA-Sprint, arXiv 2503.09641, section 3.1).
+
+    ``velocity`` takes a flow's state [B, ...] and its noise level [B], and gives ``noise - x0``. What comes back takes
+    ``u = cos(t) x0 + sin(t) noise`` and the time [B], and gives ``du/dt = cos(t) noise - sin(t) x0``. Both for data of
+    deviation one: a published TrigFlow of another is divided by it, in and out.
+    """
+
+    def field(u: Tensor, time_B: Tensor) -> Tensor:
+        level = trig_level(time_B)
+        s, scale = per_sample(level, u), per_sample(trig_scale(level), u)
+        x = u * scale
+        return ((1 - 2 * s) * x + scale.square() * velocity(x, level)) / scale
+
+    return field
+
+
+def flow_from_trig(field: Velocity) -> Velocity:
+    """The inverse of ``trig_from_flow``: a TrigFlow network as a flow one."""
+
+    def velocity(x: Tensor, level_B: Tensor) -> Tensor:
+        s, scale = per_sample(level_B, x), per_sample(trig_scale(level_B), x)
+        time_B = torch.atan2(level_B, 1 - level_B)
+        return (scale * field(x / scale, time_B) - (1 - 2 * s) * x) / scale.square()
+
+    return velocity
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

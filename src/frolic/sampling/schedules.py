@@ -7,16 +7,22 @@ so its levels here are float32 values, and its timesteps are taken in float32. S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from frolic.sampling.prediction import trig_level
+
 TRAIN_STEPS = 1000
 
 _NATIVE_EULER_SHIFT = 3.0
+
+_TRIG_START, _TRIG_MIDDLE = 1.57080, 1.3
+"""Where SANA-Sprint's times begin, and the one between of its two steps (diffusers' ``SanaSprintPipeline``)."""
 
 
 def shifted(sigma: Tensor, shift: float) -> Tensor:
@@ -74,6 +80,26 @@ def wan_sigmas(steps: int, shift: float) -> Tensor:
     return shifted(_linspace(1.0, 0.0, steps + 1), shift)
 
 
+def scm_sigmas(steps: int, shift: float) -> Tensor:
+    """Levels of diffusers' ``SCMScheduler`` as ``SanaSprintPipeline`` asks for them: TrigFlow times in even steps, but
+    for two steps, whose second is at 1.3. There is no ``shift``."""
+    assert steps >= 1
+    times = [_TRIG_START, _TRIG_MIDDLE] if steps == 2 else _linspace(_TRIG_START, 0.0, steps + 1)[:-1].tolist()
+    return time_sigmas(times)
+
+
+def time_sigmas(times: Sequence[float]) -> Tensor:
+    """The levels [steps + 1] of falling TrigFlow ``times``, one for each step, in radians. What lies over pi/2, as
+    the 1.57080 of published pipelines does, is pi/2: all noise."""
+    falling = torch.tensor([*times, 0.0], dtype=torch.float64).clamp_max(math.pi / 2)
+    return trig_level(falling).clamp_max(1.0)
+
+
+def level_timesteps(sigma: Tensor) -> Tensor:
+    """The level itself, 0 to 1, which is what Sprint's networks are told."""
+    return sigma.double()
+
+
 def exact_timesteps(sigma: Tensor) -> Tensor:
     """``1000 sigma`` with its fraction."""
     return sigma.double() * TRAIN_STEPS
@@ -104,6 +130,7 @@ SCHEDULES: Mapping[str, Mapping[str, Schedule]] = MappingProxyType(
                 "dpmpp": Schedule(flow_sigmas, truncated_timesteps),
                 "euler": Schedule(euler_sigmas, exact_timesteps),
                 "unipc": Schedule(unipc_sigmas, truncated_timesteps),
+                "scm": Schedule(scm_sigmas, level_timesteps),
             }
         ),
         # NVlabs' network truncates whatever timestep it is given, so there Euler's lose their fraction too.
@@ -112,10 +139,14 @@ SCHEDULES: Mapping[str, Mapping[str, Schedule]] = MappingProxyType(
                 "dpmpp": Schedule(native_flow_sigmas, truncated_float32_timesteps),
                 "euler": Schedule(native_euler_sigmas, truncated_float32_timesteps),
                 "unipc": Schedule(native_flow_sigmas, truncated_float32_timesteps),
+                "scm": Schedule(scm_sigmas, level_timesteps),
             }
         ),
         "wan": MappingProxyType(
-            {grid: Schedule(wan_sigmas, truncated_timesteps) for grid in ("dpmpp", "euler", "unipc")}
+            {
+                **{grid: Schedule(wan_sigmas, truncated_timesteps) for grid in ("dpmpp", "euler", "unipc")},
+                "scm": Schedule(scm_sigmas, level_timesteps),
+            }
         ),
     }
 )

@@ -1,4 +1,5 @@
-"""Solvers of the flow ODE ``x_t = (1 - sigma) x0 + sigma noise``, as generators that yield after every step.
+"""Solvers of the flow ODE ``x_t = (1 - sigma) x0 + sigma noise``, as generators that yield after every step, and the
+sampler of models whose every estimate is a picture.
 
 They follow diffusers' schedulers to float32 rounding: ``DPMSolverMultistepScheduler`` (dpmsolver++, flow sigmas, final
 sigma zero), ``UniPCMultistepScheduler`` (likewise, bh2) and ``FlowMatchEulerDiscreteScheduler``.
@@ -15,6 +16,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from frolic.sampling.prediction import add_noise, per_sample, trig_scale
 from frolic.sampling.schedules import SCHEDULES, Schedule
 from frolic.types import Denoise
 
@@ -117,6 +119,18 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
         yield Step(i, total, x, denoised)
 
 
+def scm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Callable[[int], Tensor]) -> Iterator[Step]:
+    """Multistep consistency sampling (arXiv 2303.01469, algorithm 1; diffusers' ``SCMScheduler``) over
+    ``sigmas`` [steps + 1], which end in 0: each estimate is noised again for the next step, by ``noise`` of the number
+    of the step it follows, like ``x``. None follows the last."""
+    total = len(sigmas) - 1
+    assert total >= 1 and float(sigmas[-1]) == 0.0
+    for i in range(total):
+        denoised = denoise(x, sigmas[i])
+        x = denoised if i == total - 1 else add_noise(denoised, noise(i), sigmas[i + 1])
+        yield Step(i, total, x, denoised)
+
+
 def _direction(estimates: Sequence[Tensor], levels: Sequence[float], solver_type: str) -> Tensor:
     """What x moves towards between the last two ``levels``: the newest x0 estimate (they are newest first), carried on
     along divided differences with the earlier ones, as many as there are."""
@@ -150,14 +164,24 @@ def _log_snr(sigma: float) -> float:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A solver, and on which grid of a schedule it works."""
+    """A solver, and on which grid of a schedule it works. One that ``renoises`` takes noise for its later steps too."""
 
-    solve: Callable[[Denoise, Tensor, Tensor], Iterator[Step]]
+    solve: Callable[..., Iterator[Step]]
     grid: str
+    renoises: bool = False
 
     def schedule(self, name: str = "diffusers") -> Schedule:
         """Noise levels and timesteps; ``name`` is a key of ``SCHEDULES``."""
         return SCHEDULES[name][self.grid]
+
+    def start(self, noise: Tensor, sigma: Tensor) -> Tensor:
+        """The state [B, ...] at the level ``sigma`` of which nothing but ``noise`` is known. A flow is begun near level
+        1, with the noise itself; TrigFlow's first time may be any, and there the noise has deviation one."""
+        return noise * per_sample(trig_scale(sigma), noise) if self.renoises else noise
+
+    def steps(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Callable[[int], Tensor]) -> Iterator[Step]:
+        """``solve``, with ``noise`` for those that ask for it."""
+        return self.solve(denoise, x, sigmas, noise) if self.renoises else self.solve(denoise, x, sigmas)
 
 
 SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
@@ -169,6 +193,7 @@ SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
         "dpmpp_1s": Sampler(partial(dpmpp, order=1), "dpmpp"),
         "euler": Sampler(euler, "euler"),
         "unipc": Sampler(unipc, "unipc"),
+        "scm": Sampler(scm, "scm", renoises=True),
     }
 )
 """The default first."""

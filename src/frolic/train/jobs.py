@@ -92,6 +92,7 @@ _BUILT_IN: Mapping[str, str] = {
     "preference": "frolic.train.tasks.preference",
     "reconstruction": "frolic.train.tasks.reconstruction",
     "reward": "frolic.train.tasks.reward",
+    "sprint": "frolic.train.tasks.sprint",
     "video": "frolic.train.tasks.video",
 }
 

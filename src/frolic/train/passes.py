@@ -50,8 +50,15 @@ class Passes:
         done = []
         for grads, value, scalars in self._pool.map(one, range(count)):
             for param, grad in zip(self._params, grads, strict=True):
-                if grad is not None:
-                    param.grad = grad if param.grad is None else param.grad.add_(grad)
+                if grad is None:
+                    continue
+                if param.grad is not None:
+                    param.grad.add_(grad)
+                elif grad.stride() == param.stride():
+                    param.grad = grad
+                else:
+                    # backward() lays a gradient out as its parameter, and fused optimizers take it for granted.
+                    param.grad = torch.empty_like(param).copy_(grad)
             done.append((value, scalars))
         return done
 

@@ -23,13 +23,20 @@ from frolic.models.sana.published import PUBLISHED
 from frolic.models.text import Gemma2Config, Gemma2Encoder, causal_lm_keys, transformers_keys
 from frolic.spec import ComponentSpec, FamilySpec, SamplingDefaults
 
+_SPRINT = ("SanaSprintPipeline", "SanaSprintImg2ImgPipeline")
+
 _BIN_BASES = {16: 512, 32: 1024, 64: 2048, 128: 4096}
 """Which table of picture sizes a transformer was trained with, by the side of its latents."""
 
 
+_FEW, _MOST_STEPS = "scm", 4
+"""How Sprint's transformers, which embed their guidance, are sampled."""
+
+
 def _adapt(configs: Mapping[str, Any]) -> dict[str, Any]:
     side = configs["transformer"].sample_size * configs["vae"].stride
-    return {"height": side, "width": side, "bin_base": _BIN_BASES.get(configs["transformer"].sample_size, 0)}
+    few = {"sampler": _FEW, "steps": 2} if configs["transformer"].guidance_embeds else {}
+    return {"height": side, "width": side, "bin_base": _BIN_BASES.get(configs["transformer"].sample_size, 0), **few}
 
 
 def _native(defaults: SamplingDefaults) -> SamplingDefaults:
@@ -46,9 +53,15 @@ def _misfits(configs: Mapping[str, Any], defaults: SamplingDefaults) -> list[tup
     ):
         if one != other:
             found.append((what, f"{one} and {other}"))
-    if transformer.guidance_embeds:
-        found.append(("not supported", "a transformer that embeds its guidance (SANA-Sprint)"))
-    if "controlnet" in configs:
+    if transformer.guidance_embeds and defaults.sampler != _FEW:
+        found.append(("scheduler", f"{defaults.sampler}, but the transformer embeds its guidance and needs {_FEW}"))
+    if not transformer.guidance_embeds and defaults.sampler == _FEW:
+        found.append(("scheduler", f"{_FEW}, but the transformer embeds no guidance"))
+    if transformer.guidance_embeds and defaults.steps > _MOST_STEPS:
+        found.append(("steps", f"{defaults.steps}, but the transformer draws in 1 to {_MOST_STEPS}"))
+    if "controlnet" in configs and transformer.guidance_embeds:
+        found.append(("controlnet", "not supported beside a transformer that embeds its guidance (SANA-Sprint)"))
+    elif "controlnet" in configs:
         found += [(f"controlnet {what}", said) for what, said in configs["controlnet"].differences(transformer).items()]
     return found
 
@@ -61,7 +74,7 @@ def _fuse(transformer: nn.Module) -> bool:
 
 SANA = FamilySpec(
     name="sana",
-    pipeline_classes=("SanaPipeline", "SanaPAGPipeline", "SanaControlNetPipeline"),
+    pipeline_classes=("SanaPipeline", "SanaPAGPipeline", "SanaControlNetPipeline", *_SPRINT),
     components={
         "transformer": ComponentSpec(
             class_names=("SanaTransformer2DModel",),
@@ -109,8 +122,7 @@ SANA = FamilySpec(
         max_tokens=300,
         instruction=INSTRUCTIONS["diffusers"],
     ),
-    # Sprint models draw in one to four steps of a sampler that is not here.
-    published=tuple(entry for entry in PUBLISHED if not entry.config.guidance_embeds),
+    published=PUBLISHED,
     adapt=_adapt,
     # Its decoder overflows in float16, and the language model was trained in bfloat16.
     dtypes={"vae": ("bfloat16", "float32"), "text_encoder": ("bfloat16", "float32")},

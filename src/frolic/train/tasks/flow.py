@@ -49,7 +49,7 @@ from frolic.train.tasks.folder import Card, complete
 from frolic.types import Denoise
 
 _AT_ONCE = 64  # pictures rendered and encoded together
-_PREVIEW_PROMPTS = (
+PREVIEW_PROMPTS = (
     "a red panda", "a dog", "a cat on grass", "a strawberry", "a hamburger", "an airplane in the sky", "a blue car",
     "a guitar", "a fox on a blue background", "a pizza and a banana", "three apples", "a robot on a yellow background",
     "a fish to the left of a cat", "flat icon of a dog", "two roses", "a rocket in the night sky",
@@ -63,14 +63,11 @@ class Settings(FlowSettings):
     card: Card
 
 
-class Data(Section):
-    """``autoencoder`` and ``text`` are folders that hold ``vae`` and ``text_encoder`` with ``tokenizer``: exports of
-    those recipes' runs. ``pictures`` are composed and kept as latents, the kinds of scenes in the shares of ``mix``.
-    ``shapes`` are the sizes, as WIDTHxHEIGHT in pixels, with the share of the pictures and of the batches that has
-    each. ``seed`` names a set of pictures: another one shows other scenes."""
+class Scenes(Section):
+    """``pictures`` are composed and kept as latents, the kinds of scenes in the shares of ``mix``. ``shapes`` are the
+    sizes, as WIDTHxHEIGHT in pixels, with the share of the pictures and of the batches that has each. ``seed`` names a
+    set of pictures: another one shows other scenes."""
 
-    autoencoder: str
-    text: str
     pack: str | None = None
     cache: str | None = None
     pictures: Positive
@@ -102,6 +99,14 @@ class Data(Section):
         return {size: share / total for size, share in found.items() if share}
 
 
+class Data(Scenes):
+    """``autoencoder`` and ``text`` are folders that hold ``vae`` and ``text_encoder`` with ``tokenizer``: exports of
+    those recipes' runs."""
+
+    autoencoder: str
+    text: str
+
+
 def build(recipe: Recipe) -> Job:
     settings, data, model = sections(recipe, Settings, Data)
     spec = component_spec(model.family, "transformer")
@@ -117,27 +122,9 @@ def build(recipe: Recipe) -> Job:
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
     encode = text_encoder(model.family, texts, settings.tokens, device)
     sizes = data.sizes(vae_config.stride)
-    sprites, concepts = open_pack(data.pack)
-    marks = {
-        "autoencoder": weights_mark(autoencoder / "vae"),
-        "text encoder": weights_mark(texts / "text_encoder"),
-        "training set": pack_mark(sprites, concepts),
-    }
-    cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
-    drawn = {size: _scenes(data, concepts, size, share) for size, share in sizes.items()}
-    buckets, first = [], 0
-    for size, shown in drawn.items():
-        key = [marks["autoencoder"], marks["training set"], repr(shown), repr(size)]
-        make = partial(_latents, sprites, shown, size, vae.to(device), device, recipe.trainer.prefetch)
-        latents = cached(cache, key, make)["latents"]
-        buckets.append(Bucket(latents, first, sizes[size]))
-        first += len(latents)
-    captions = [scene.captions for shown in drawn.values() for scene in shown]
-    sentences = list(dict.fromkeys(text for each in captions for text in each))
-    key = [marks["text encoder"], str(settings.tokens), *sentences]
-    words = TextSet(**cached(cache, key, lambda: encode_sentences(sentences, encode).tensors()))
-    source = CaptionedLatents(
-        buckets, Captions.of(captions, sentences, words, settings.tokens), vae_config.scaling_factor
+    parts = {"autoencoder": weights_mark(autoencoder / "vae"), "text encoder": weights_mark(texts / "text_encoder")}
+    source, marks = scene_latents(
+        data, sizes, settings.tokens, vae.to(device), encode, parts, device, recipe.trainer.prefetch
     )
     null_text, null_mask = encode([""])
 
@@ -158,6 +145,40 @@ def build(recipe: Recipe) -> Job:
         warm_start=lambda folder: load_weights(spec, config, transformer, folder / "transformer"),
         inputs=marks,
     )
+
+
+def scene_latents(
+    data: Scenes,
+    sizes: Mapping[tuple[int, int], float],
+    tokens: int,
+    vae: Any,
+    encode: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
+    parts: Mapping[str, str],
+    device: torch.device,
+    prefetch: int,
+) -> tuple[CaptionedLatents, dict[str, str]]:
+    """The scenes of ``data`` at these ``sizes``, from the cache where that has them, and the marks of all they are made
+    from. ``vae`` is on ``device``; ``parts`` are the marks of the ``autoencoder`` and of the ``text encoder`` behind
+    ``encode``.
+
+    Raises:
+        FileError: the sprites are not there.
+    """
+    sprites, concepts = open_pack(data.pack)
+    marks = {**parts, "training set": pack_mark(sprites, concepts)}
+    cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
+    drawn = {size: _scenes(data, concepts, size, share) for size, share in sizes.items()}
+    buckets, first = [], 0
+    for size, shown in drawn.items():
+        key = [marks["autoencoder"], marks["training set"], repr(shown), repr(size)]
+        latents = cached(cache, key, partial(_latents, sprites, shown, size, vae, device, prefetch))["latents"]
+        buckets.append(Bucket(latents, first, sizes[size]))
+        first += len(latents)
+    captions = [scene.captions for shown in drawn.values() for scene in shown]
+    sentences = list(dict.fromkeys(text for each in captions for text in each))
+    key = [marks["text encoder"], str(tokens), *sentences]
+    words = TextSet(**cached(cache, key, lambda: encode_sentences(sentences, encode).tensors()))
+    return CaptionedLatents(buckets, Captions.of(captions, sentences, words, tokens), vae.config.scaling_factor), marks
 
 
 def start_small(transformer: Any) -> None:
@@ -189,7 +210,7 @@ def text_encoder(
     return encode
 
 
-def _scenes(data: Data, concepts: Sequence[Concept], size: tuple[int, int], share: float) -> list[Scene]:
+def _scenes(data: Scenes, concepts: Sequence[Concept], size: tuple[int, int], share: float) -> list[Scene]:
     height, width = size
     # Another seed for each shape: the same scene in two shapes would be one scene less.
     seed = data.seed * 1_000_003 + height * 1009 + width
@@ -218,8 +239,8 @@ def sample(
 ) -> Tensor:
     """Latents of the fixed preview prompts, each from its own fixed noise."""
     device = next(net.parameters()).device
-    text, mask = (t.to(device) for t in encode(_PREVIEW_PROMPTS))
-    null, null_mask = (t.to(device) for t in encode([""] * len(_PREVIEW_PROMPTS)))
+    text, mask = (t.to(device) for t in encode(PREVIEW_PROMPTS))
+    null, null_mask = (t.to(device) for t in encode([""] * len(PREVIEW_PROMPTS)))
     contexts = [net.context(text, mask), net.context(null, null_mask)]
     sampler = SAMPLERS[settings.card.sampler]
     schedule = sampler.schedule()
@@ -228,7 +249,7 @@ def sample(
         return flow(lambda x, t: net.denoise(x, t, context), schedule.timesteps)
 
     guided, free = map(denoiser, contexts)
-    x = sample_noise(shape, 0, range(len(_PREVIEW_PROMPTS))).to(device)
+    x = sample_noise(shape, 0, range(len(PREVIEW_PROMPTS))).to(device)
     sigmas = schedule.sigmas(settings.card.steps, settings.shift)
     for step in sampler.solve(cfg(guided, free, settings.card.guidance_scale), x, sigmas):
         x = step.x

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from frolic.config import Section
-from frolic.io.files import write_json
+from frolic.io.files import read_json_object, write_json
+from frolic.io.folder import INDEX, OWN
+from frolic.io.schedulers import SCHEDULER
+from frolic.request import FEW, MOST
+
+
+class FewCard(Section):
+    """What a distilled model's folder says otherwise than its teacher's."""
+
+    name: str
+    version: str
+    steps: Annotated[int, Field(ge=1, le=MOST)] = 2
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] = 4.5
 
 
 class Card(Section):
@@ -73,3 +87,19 @@ def complete(
     read = {"max_tokens": tokens, "negative_prompt": "", "lowercase": True, "prompt_suffix": ""}
     said = {name: value for name, value in card.model_dump().items() if value is not None}
     write_json(folder / "frolic.json", {"family": family, **said, "shift": shift, **read})
+
+
+def complete_few(folder: Path, teacher: Path, card: FewCard) -> None:
+    """Add to ``folder``, which holds the ``transformer`` of a few steps, the other parts of its ``teacher``'s folder
+    and the files that describe the whole, as diffusers' ``SanaSprintPipeline`` reads them."""
+    for part in ("vae", "text_encoder", "tokenizer"):
+        shutil.copytree(teacher / part, folder / part)
+    (folder / SCHEDULER).parent.mkdir()
+    scheduler = {"_class_name": "SCMScheduler", "num_train_timesteps": 1000, "prediction_type": "trigflow"}
+    write_json(folder / SCHEDULER, {**scheduler, "sigma_data": 0.5})
+    index = read_json_object(teacher / INDEX)
+    changed = {"_class_name": "SanaSprintPipeline", "scheduler": ["diffusers", scheduler["_class_name"]]}
+    write_json(folder / INDEX, {**index, **changed})
+    if (teacher / OWN).is_file():
+        own = read_json_object(teacher / OWN)
+        write_json(folder / OWN, {**own, **card.model_dump(), "sampler": FEW, "shift": 1.0})

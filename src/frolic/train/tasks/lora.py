@@ -92,6 +92,11 @@ def build(recipe: Recipe) -> Job:
     check_precision(plan, model.dtype, recipe.trainer.precision)
     pipeline = assemble(plan)
     transformer: Any = pipeline.transformer
+    if getattr(transformer.config, "guidance_embeds", False):
+        raise ConfigError(
+            f"model.base: {model.base} is a Sprint model, which predicts no flow to train with; train the adapter on "
+            "the model it was made from: it fits both."
+        )
     spec = families()[pipeline.card.family].components["transformer"]
     goal = target(spec, transformer.config, transformer)
     wanted = chosen(goal.shapes, settings.targets)
