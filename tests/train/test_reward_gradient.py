@@ -169,6 +169,8 @@ def test_eulers_influence_is_its_steps_and_any_is_a_difference() -> None:
     ours = torch.tensor(influence(SAMPLERS["euler"].solve, sigmas), dtype=torch.float64)
     torch.testing.assert_close(ours, sigmas.diff())
     for name, sampler in SAMPLERS.items():
+        if sampler.renoises:
+            continue  # what it ends at is not decided by the velocities alone
         velocities = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
         def end(values: Tensor, solve: Any = sampler.solve) -> float:

@@ -194,6 +194,12 @@ def test_what_cannot_be_trained_is_refused(
         JOBS.build(recipe(tmp_path / "run", base, prompts, *more))
 
 
+def test_a_model_of_few_steps_is_refused(tmp_path: Path, prompts: Path) -> None:
+    sprint = write_tiny_folder(tmp_path / "sprint", sprint=True)
+    with pytest.raises(ConfigError, match="distilled from"):
+        JOBS.build(recipe(tmp_path / "run", sprint, prompts))
+
+
 def silent(frames: Any, prompts: Sequence[str]) -> list[float]:
     return [math.nan] * len(prompts)
 

@@ -106,6 +106,7 @@ def test_built_in_kinds_are_files_with_a_job() -> None:
         "preference",
         "reconstruction",
         "reward",
+        "sprint",
         "video",
     }
     assert set(registry.kinds()) == known

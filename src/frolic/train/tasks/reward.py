@@ -129,6 +129,11 @@ def build(recipe: Recipe) -> Job:
     plan = make_plan(model.base, dtype=model.dtype, device=str(device), memory="full")
     check_precision(plan, model.dtype, recipe.trainer.precision)
     pipeline = assemble(plan)
+    if SAMPLERS[settings.sampler or pipeline.defaults.sampler].renoises:
+        raise ConfigError(
+            f"model.base: {model.base} is drawn by a sampler that makes noise anew, through which no gradient is "
+            "known; train the adapter on the model that it was distilled from, and use it on this one."
+        )
     nets = _nets(pipeline, settings)
     factors, learning, goal = _factors(pipeline, nets, settings, model.base, recipe.trainer.seed)
     painter = _painter(pipeline, nets, learning, settings, data, rewards, set(weights))
