@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -32,6 +32,7 @@ from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.flow import Flow, FlowSettings
 from frolic.train.tasks.cache import cached
 from frolic.train.tasks.component import (
+    STORED,
     Mix,
     ModelSection,
     Share,
@@ -57,10 +58,12 @@ PREVIEW_PROMPTS = (
 
 
 class Settings(FlowSettings):
-    """``tokens``: longest caption. ``card``: how the finished model presents itself."""
+    """``tokens``: longest caption. ``card``: how the finished model presents itself. ``store``: what the finished
+    weights are kept in."""
 
     tokens: int = 24
     card: Card
+    store: Literal["bfloat16", "float8"] = "bfloat16"
 
 
 class Scenes(Section):
@@ -135,7 +138,9 @@ def build(recipe: Recipe) -> Job:
         return pixels.float()
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
-        write_component(spec, "transformer", config, modules["transformer"], folder / "transformer", torch.bfloat16)
+        write_component(
+            spec, "transformer", config, modules["transformer"], folder / "transformer", STORED[settings.store]
+        )
         complete(folder, model.family, settings.card, settings.shift, settings.tokens, autoencoder, texts)
 
     return Job(
