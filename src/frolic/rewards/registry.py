@@ -24,6 +24,7 @@ _BUILT_IN: Mapping[str, str] = {
     "ocr": "frolic.rewards.ocr:Legible",
     "alignment": "frolic.rewards.dual:Alignment",
     "preference": "frolic.rewards.preference:Preference",
+    "fun": "frolic.rewards.preference:Fun",
     "aesthetic-v2": "frolic.rewards.aesthetic:AestheticV2",
     "aesthetic-v2.5": "frolic.rewards.aesthetic:AestheticV25",
     "hps-v2.0": "frolic.rewards.agreement:HPSv2",
