@@ -76,6 +76,7 @@ _OWN_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "frames": int,
     "fps": (int, float),
     "guidance_scale_2": (int, float),
+    "clean_first": bool,
 }
 
 # What is in a request too has a request's limits, which hold for the defaults as a whole.

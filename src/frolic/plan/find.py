@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from frolic.io import hub
 
 
-def _starter() -> Path:
-    return Path(__file__).parents[1] / "starter" / "model"
+def _shipped(folder: str) -> Path:
+    return Path(__file__).parents[1] / "starter" / folder
 
 
-ALIASES: Mapping[str, Callable[[], Path]] = {"starter": _starter}
+ALIASES: Mapping[str, Callable[[], Path]] = {
+    "starter": partial(_shipped, "model"),
+    "starter-video": partial(_shipped, "video"),
+}
 """Models that ship with frolic."""
 
 

@@ -82,10 +82,13 @@ def complete(
         wan = ["diffusers", "WanTransformer3DModel"]
         index |= {"_class_name": "WanPipeline", "transformer": wan, "vae": ["diffusers", "AutoencoderKLWan"]}
         index |= {"transformer_2": wan if boundary else [None, None], "boundary_ratio": boundary}
-        index |= {"expand_timesteps": clean_first}
+        index |= {"expand_timesteps": False}
     write_json(folder / "model_index.json", index)
     read = {"max_tokens": tokens, "negative_prompt": "", "lowercase": True, "prompt_suffix": ""}
     said = {name: value for name, value in card.model_dump().items() if value is not None}
+    if clean_first:
+        # Not as diffusers' expand_timesteps, which counts tokens of two by two latents, and would refuse any other.
+        said["clean_first"] = True
     write_json(folder / "frolic.json", {"family": family, **said, "shift": shift, **read})
 
 
