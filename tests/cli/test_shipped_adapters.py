@@ -1,4 +1,4 @@
-"""The two adapters that ship with frolic."""
+"""The adapters that ship with frolic: two styles, and what was trained against rewards."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import frolic
 from frolic.adapters import shelf
 from frolic.io.safetensors import fingerprint
 from frolic.plan import find_model
+from frolic.rewards import make_reward
 
 NAMES = ("neon", "sketch")
 PROMPTS = ["a dog", "a strawberry", "a robot"]
@@ -52,3 +53,35 @@ def test_their_styles_are_seen(pipe: frolic.Pipeline) -> None:
     half = drawn(pipe, sketch=0.5, neon=0.5)
     assert all((half - other).abs().mean() > 0.02 for other in (plain, sketch, neon))
     assert torch.equal(drawn(pipe, sketch=0.0, neon=0.0), plain)
+
+
+REWARDED = {"vivid": "vivid", "fun": "fun"}
+"""Adapters of the image starter, and the reward that each was trained for."""
+
+
+def test_reward_adapters_say_what_they_gained(command: Callable[..., Any]) -> None:
+    listed = {each["name"]: each for each in json.loads(command("lora", "list", "--json").out)["adapters"]}
+    rewarded = {name: each for name, each in listed.items() if each["reward"]}
+    assert set(REWARDED) <= set(rewarded)
+    for each in rewarded.values():
+        reward = each["reward"]
+        assert each["shipped"] and each["bytes"] < 1_000_000
+        assert reward["gain_sd"] > 0 and reward["held_out"] and reward["made_from"]["prompts"]
+        assert min(reward["held_out"].values()) >= -0.1, "nothing that was watched fell"
+    assert all(listed[name]["reward"]["name"] == reward for name, reward in REWARDED.items())
+    assert "deviations more" in command("lora", "list").out
+
+
+def test_they_raise_their_rewards_by_weight_and_together(pipe: frolic.Pipeline) -> None:
+    rewards = {name: make_reward(reward) for name, reward in REWARDED.items()}
+
+    def scores(**loras: float) -> dict[str, float]:
+        frames = drawn(pipe, **loras)[:, None]
+        return {name: float(reward.score(frames, PROMPTS).mean()) for name, reward in rewards.items()}
+
+    plain = scores()
+    for name in REWARDED:
+        sweep = [plain[name], *(scores(**{name: weight})[name] for weight in (0.4, 0.8))]
+        assert sweep == sorted(sweep) and sweep[-1] > sweep[0]
+    both = scores(vivid=0.6, fun=0.4)
+    assert all(both[name] > plain[name] for name in REWARDED)
