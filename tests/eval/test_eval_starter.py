@@ -21,6 +21,7 @@ from frolic.eval.judge import Judge
 from frolic.eval.sheet import contact_sheet
 from frolic.eval.starter import drawer, evaluate, overall, summarise
 from frolic.eval.suites import Case, suite
+from frolic.strength import Strength
 
 CASES = [Case("single", f"a shape {i}", (f"c{i}",)) for i in range(5)]
 
@@ -88,7 +89,7 @@ def test_a_batch_of_none_is_refused(shape_judge: Judge) -> None:
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, shape_judge: Judge) -> Any:
-    monkeypatch.setattr(frolic, "load", lambda model: FakePipeline(), raising=False)
+    monkeypatch.setattr(frolic, "load", lambda model, loras=None: FakePipeline(), raising=False)
     monkeypatch.setattr(Judge, "load", classmethod(lambda cls, folder=None: shape_judge))
     app = typer.Typer()
     command.register(app)
@@ -171,3 +172,9 @@ def test_contact_sheet_grid() -> None:
     assert sheet.getpixel((50, 50)) == (255, 0, 0)
     assert sheet.getpixel((150, 50)) == (0, 128, 0)
     assert sheet.getpixel((50, sheet.height // 2 + 50)) == (0, 0, 255)
+
+
+def test_adapters_are_read_as_generate_reads_them() -> None:
+    assert command.adapters(None) == {}
+    found = command.adapters(["glow.safetensors:0.6", "dusk,steps=0-0.5"])
+    assert found == {"glow.safetensors": Strength(0.6), "dusk": Strength(1.0, end=0.5)}
