@@ -19,6 +19,7 @@ from frolic.models.registry import families
 from frolic.train.jobs import JobRegistry
 from frolic.train.state import load_checkpoint
 from frolic.train.tasks import control
+from frolic.train.tasks.base import check_precision
 from frolic.train.trainer import Outcome, Trainer
 from small_pack import write_small_pack
 from tiny import write_tiny_folder
@@ -193,7 +194,7 @@ def test_a_model_that_was_published_in_float16_is_not_trained_with_in_bfloat16()
     published = {entry.name: entry for entry in families()["sana"].published}
 
     def check(name, dtype, precision):
-        control.check_precision(SimpleNamespace(name=name, published=published[name]), dtype, precision)
+        check_precision(SimpleNamespace(name=name, published=published[name]), dtype, precision)
 
     with pytest.raises(ConfigError, match="noise in bfloat16"):
         check("sana-1.6b-1024", "float32", "bf16")

@@ -101,9 +101,14 @@ class Prompts:
 
     def batch(self, step: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         number = torch.randint(len(self.prompts), (size,), generator=generator)
-        index = torch.tensor([self.rows[self.prompts[each]] for each in number.tolist()])
-        text, mask = self.words.rows(index, int(self.words.length.max()))
-        return {"prompt": number, "text": text.float(), "mask": mask}
+        text, mask = self.texts([self.prompts[each] for each in number.tolist()])
+        return {"prompt": number, "text": text, "mask": mask}
+
+    def texts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """What ``prompts`` read as, any that have a row: states [N, S, E] and mask [N, S]."""
+        index = torch.tensor([self.rows[prompt] for prompt in prompts])
+        states, mask = self.words.rows(index, int(self.words.length.max()))
+        return states.float(), mask
 
     @staticmethod
     def mark(prompts: Sequence[str]) -> str:

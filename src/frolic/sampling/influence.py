@@ -39,4 +39,5 @@ def influence(solve: Solve, sigmas: Tensor) -> list[float]:
     for step in solve(denoise, x, sigmas):
         x = step.x
     assert called == total
-    return [float(value) for value in x]
+    shares: list[float] = x.tolist()
+    return shares

@@ -23,6 +23,11 @@ def flow(velocity: Velocity, timesteps: Callable[[Tensor], Tensor]) -> Denoise:
     return denoise
 
 
+def velocity_of(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:
+    """The inverse of ``flow`` at one place: the velocity behind ``denoise``'s estimate at ``x``."""
+    return (x - denoise(x, sigma)) / per_sample(sigma, x)
+
+
 def trig_level(time: Tensor) -> Tensor:
     """The flow's noise level ``sin t / (sin t + cos t)``, 0 to 1, that has the signal-to-noise ratio of a TrigFlow
     ``time``, 0 to pi/2."""

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from frolic.io.files import write_bytes
 from frolic.rewards import Reward
+from frolic.train.metrics import lines_until
 
 HISTORY = "held_out.jsonl"
 
@@ -91,37 +93,23 @@ class HeldOut:
 
     def resume(self, step: int, folder: Path) -> str:
         """Go on with what was found up to ``step``. What it returns is why the run had ended, or nothing."""
-        path = folder / HISTORY
-        kept = []
-        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # cut short when the process was killed
-            if isinstance(entry, dict) and entry.get("step", math.inf) <= step:
-                kept.append(entry)
-        self.history = kept
-        return str(kept[-1].get("stop", "")) if kept else ""
+        self.history = lines_until(folder / HISTORY, step)
+        return str(self.history[-1]["stop"]) if self.history else ""
 
     def check(self, step: int, modules: Mapping[str, nn.Module], folder: Path) -> Checked:
         """Score what ``modules`` (averaged, without gradients) draw, and note it in ``folder``."""
         frames = self.draw(modules)
         gains = self.gains(frames)
-        best = max((entry["value"] for entry in self.history if entry["value"] is not None), default=-math.inf)
-        value = self.value(gains)
-        if value > best and self.keep is not None:
+        best, value = self.best(), self.value(gains)
+        if value > (-math.inf if best is None else best["value"]) and self.keep is not None:
             self.keep(modules, folder)
         fallen = self.fallen(gains)
-        run = 0
-        for entry in reversed(self.history):
-            if not entry["fallen"]:
-                break
-            run += 1
+        run = 1 + sum(1 for _ in takewhile(lambda entry: entry["fallen"], reversed(self.history)))
         stop = ""
-        if fallen and run + 1 >= self.patience:
+        if fallen and run >= self.patience:
             stop = (
                 f"{', '.join(fallen)} of held-out prompts fell more than {self.floor:g} deviations below the plain "
-                f"model's in {run + 1} checks, while what is trained gained: the run ends at step {step}, with the "
+                f"model's in {run} checks, while what is trained gained: the run ends at step {step}, with the "
                 "best adapter before."
             )
         entry = {

@@ -27,7 +27,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = [line for line in _lines(path) if line["step"] <= step]
+        kept = lines_until(path, step)
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode(), force=True)
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
@@ -38,7 +38,8 @@ class JsonLines:
         self._file.close()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def lines_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """What a run has written of its steps up to ``step``, an object with ``step`` a line."""
     if not path.exists():
         return []
     found = []
@@ -47,7 +48,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except ValueError:
             continue  # cut short when the process was killed
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and line["step"] <= step:
             found.append(line)
     return found
 

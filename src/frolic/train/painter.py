@@ -65,7 +65,7 @@ class ModelPainter:
 
     def denoiser(self, text_BSE: Tensor, mask_BS: Tensor) -> Denoise:
         made = [
-            _guided(partial(self._use, name), (text_BSE, mask_BS), self.null, scale, self.schedule)
+            guided(partial(self._use, name), (text_BSE, mask_BS), self.null, scale, self.schedule)
             for name, scale in zip(self.nets, self.scales, strict=True)
         ]
         if self.boundary is None:
@@ -96,18 +96,19 @@ class ModelPainter:
 
     def draw(self, text_BSE: Tensor, mask_BS: Tensor, seeds: Sequence[int], sigmas: Tensor | None = None) -> Tensor:
         """Frames of the final latents ``[B, T, 3, H, W]`` in [0, 1], each from the noise of its own seed."""
-        x = torch.cat([sample_noise(self.shape, seed, [0]) for seed in seeds]).to(text_BSE.device)
+        x = sample_noise(self.shape, 0, seeds).to(text_BSE.device)
         denoise = self.denoiser(text_BSE, mask_BS)
         for step in self.sampler.solve(denoise, x, self.sigmas if sigmas is None else sigmas):
             x = step.x
         return self._decode(x, None)
 
 
-def _guided(
-    use: Callable[[], Any], text: tuple[Tensor, Tensor], null: tuple[Tensor, Tensor], scale: float, schedule: Schedule
+def guided(
+    use: Callable[[], Any], text: tuple[Tensor, ...], null: tuple[Tensor, ...], scale: float, schedule: Schedule
 ) -> Denoise:
-    """The guided denoiser of one model. The texts go through it when it is first asked: of two experts, one of which
-    may be elsewhere, only those that are used read them."""
+    """The guided denoiser of the model that ``use`` gives, of texts (states [B, S, E] and mask [B, S]) and of the one
+    that they are guided away from ([1, S, E], [1, S]). They go through the model when it is first asked: of two
+    experts, one of which may be elsewhere, only those that are used read them."""
     count = len(text[0])
     contexts: list[Any] = []
 

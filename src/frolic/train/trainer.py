@@ -271,11 +271,8 @@ class Trainer:
         return self.ema.modules if self.ema is not None else {name: m.eval() for name, m in self.modules.items()}
 
     def _preview(self) -> None:
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad():
+        with self._apart():
             pictures = self.job.objective.preview(self._final_modules())
-        for module in self.modules.values():
-            module.train()
         if pictures is not None:
             write_preview(pictures, self.folder / "previews" / f"step-{self.step:08d}.png")
 
@@ -295,12 +292,7 @@ class Trainer:
     def _apart(self) -> Iterator[None]:
         """For looking at what was learned: nothing that is done here changes the run."""
         devices = [self.device] if self.device.type == "cuda" else []
-        half = self.settings.precision == "bf16"
-        with (
-            torch.random.fork_rng(devices),
-            torch.no_grad(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
-        ):
+        with torch.random.fork_rng(devices), torch.no_grad():
             yield
         for module in self.modules.values():
             module.train()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from frolic.config import Positive, Section
 from frolic.lora.trained import Factors
-from frolic.sampling.prediction import add_noise, per_sample
+from frolic.sampling.prediction import add_noise, per_sample, velocity_of
 from frolic.train.objectives.reward import Goal, rollout
 from frolic.train.painter import ModelPainter
 
@@ -89,8 +89,7 @@ class NFT:
         x, aim = add_noise(latents, fresh, sigma), fresh - latents
 
         def velocity() -> Tensor:
-            made: Tensor = (x - self.painter.denoiser(text, mask)(x, sigma)) / sigma
-            return made
+            return velocity_of(self.painter.denoiser(text, mask), x, sigma)
 
         with torch.no_grad():
             with self.painter.reading(self.old):

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from frolic.lora.trained import Factors
 from frolic.rewards import Reward
 from frolic.sampling.influence import influence
-from frolic.sampling.prediction import per_sample
+from frolic.sampling.prediction import per_sample, velocity_of
 from frolic.sampling.solvers import Sampler
 from frolic.train.objectives.steps import StepChoice
 from frolic.types import Denoise
@@ -113,11 +113,11 @@ class RewardGradient:
         drift = latents.new_zeros(())
         for step in chosen:
             x, sigma = kept[step]
-            velocity = _velocity(denoise, x, sigma)
+            velocity = velocity_of(denoise, x, sigma)
             total = total + (velocity * (more * self.shares[step] * gradient)).sum()
             if self.anchor:
                 with torch.no_grad(), self.painter.plain():
-                    before = _velocity(self.painter.denoiser(text, mask), x, sigma)
+                    before = velocity_of(self.painter.denoiser(text, mask), x, sigma)
                 drift = drift + (velocity - before).square().mean() / len(chosen)
         scalars["drift"] = drift.detach()
         return total + self.anchor * drift, scalars
@@ -167,7 +167,3 @@ def rollout(
     for step in painter.sampler.solve(keeping, noise, painter.sigmas):
         x = step.x
     return x, kept
-
-
-def _velocity(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:
-    return (x - denoise(x, sigma)) / per_sample(sigma, x)

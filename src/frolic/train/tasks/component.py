@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -37,15 +38,20 @@ def training_mix() -> dict[str, float]:
     return dict(TRAINING_MIX)
 
 
-def _known_kinds(mix: dict[str, float]) -> dict[str, float]:
-    unknown = [f"{kind!r}{nearest(kind, KINDS)}" for kind in mix if kind not in KINDS]
-    if unknown or not sum(mix.values()):
-        raise ValueError(f"give {', '.join(KINDS)}, at least one of them above 0; not {', '.join(unknown) or mix}")
-    return mix
+def known_kinds(kinds: Collection[str]) -> AfterValidator:
+    """That shares are of these ``kinds``, and not all nothing."""
+
+    def check(mix: dict[str, float]) -> dict[str, float]:
+        unknown = [f"{kind!r}{nearest(kind, kinds)}" for kind in mix if kind not in kinds]
+        if unknown or not sum(mix.values()):
+            raise ValueError(f"give {', '.join(kinds)}, at least one of them above 0; not {', '.join(unknown) or mix}")
+        return mix
+
+    return AfterValidator(check)
 
 
 Share = Annotated[float, Field(ge=0)]
-Mix = Annotated[dict[str, Share], AfterValidator(_known_kinds)]
+Mix = Annotated[dict[str, Share], known_kinds(KINDS)]
 """Kinds of scenes, each with its share."""
 
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from frolic.assemble import assemble
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import TextSet
 from frolic.data.controlled import ControlledLatents, Pictures, SpritePictures, Variants, controlled, hold_out
@@ -26,25 +25,16 @@ from frolic.models.sana.controlnet import SanaControlNet
 from frolic.models.sana.model import SanaTransformer
 from frolic.pipeline import Pipeline
 from frolic.pipeline.edges import VERSION, as_picture, soft_edges
-from frolic.pipeline.parts import Offloaded
-from frolic.plan import BuildPlan, make_plan
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.control import Control, ControlSettings
+from frolic.train.tasks.base import Base, autocast, encode_texts, open_base, set_aside
 from frolic.train.tasks.cache import cached
 from frolic.train.tasks.component import load_weights, open_pack, pack_mark, write_component
 
 REPORT = "training.json"
 _SHOWN = 4
 _AT_ONCE = 2**20  # pixels encoded together
-
-
-class Base(Section):
-    """``base``: the model that is to be led, as ``--model`` names it. It is kept in ``dtype``; the ControlNet itself is
-    trained in float32, under the trainer's precision, which has to be bf16 if the model is in bfloat16."""
-
-    base: str
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class Data(Section):
@@ -67,9 +57,8 @@ def build(recipe: Recipe) -> Job:
     settings, data = recipe.section("job", ControlSettings), recipe.section("data", Data)
     chosen = recipe.section("model", Base)
     device = resolve_device(recipe.trainer.device)
-    plan = make_plan(chosen.base, dtype=chosen.dtype, device=str(device), compat=settings.injection, memory="full")
-    check_precision(plan, chosen.dtype, recipe.trainer.precision)
-    pipeline = assemble(plan)
+    # The ControlNet itself is trained in float32, under the trainer's precision.
+    _, pipeline = open_base(chosen, device, recipe.trainer.precision, settings.injection)
     base = pipeline.transformer
     if not isinstance(base, SanaTransformer) or base.config.guidance_embeds:
         raise ConfigError(
@@ -127,24 +116,6 @@ def build(recipe: Recipe) -> Job:
     )
 
 
-def check_precision(plan: BuildPlan, dtype: str, precision: str) -> None:
-    """Raises:
-    ConfigError: the model computes noise in that precision, or its dtype asks for the other.
-    """
-    if precision == "fp32":
-        if dtype != "float32":
-            raise ConfigError(
-                f"model.dtype is {dtype}, which trainer.precision=fp32 cannot train with; set one of them."
-            )
-        return
-    safe = plan.published.dtypes.get("transformer") if plan.published else None
-    if safe is not None and "bfloat16" not in safe:
-        raise ConfigError(
-            f"{plan.name} gives noise in bfloat16; set model.dtype=float32 and trainer.precision=fp32, or name a model "
-            "that was published in bfloat16."
-        )
-
-
 def open_pictures(data: Data) -> Pictures:
     """What ``data`` names.
 
@@ -190,28 +161,6 @@ def _latents(pipeline: Pipeline, pictures: Pictures, side: int) -> dict[str, Ten
 
 def _edges(pixels: Tensor) -> Tensor:
     return as_picture(soft_edges(pixels))
-
-
-def encode_texts(pipeline: Pipeline, sentences: list[str]) -> dict[str, Tensor]:
-    """The tensors of a ``TextSet``, each sentence as drawing would read it."""
-    states = []
-    for text in sentences:
-        encoded = pipeline.text.encode(text)
-        states.append(encoded.embeds[encoded.mask].to("cpu", torch.bfloat16))
-    length = torch.tensor([len(each) for each in states])
-    return {"flat": torch.cat(states), "start": length.cumsum(0) - length, "length": length}
-
-
-def set_aside(pipeline: Pipeline) -> None:
-    """Only previews need the text encoder and the autoencoder from here on: they wait in the CPU's memory."""
-    for name in ("text_encoder", "vae"):
-        part = Offloaded(getattr(pipeline, name), pipeline.device)
-        part.release()
-        setattr(pipeline, name, part)
-
-
-def autocast(pipeline: Pipeline) -> torch.autocast:
-    return torch.autocast(pipeline.device.type, torch.bfloat16, enabled=pipeline.dtype != torch.float32)
 
 
 def draw(pipeline: Pipeline, net: nn.Module, pictures: Pictures, rows: Tensor, side: int) -> Tensor:

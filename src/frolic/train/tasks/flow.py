@@ -22,14 +22,14 @@ from frolic.data.starter.concepts import Concept
 from frolic.errors import ConfigError
 from frolic.io.home import home
 from frolic.io.tokenizer import Tokenizer
-from frolic.sampling.guidance import cfg
+from frolic.pipeline.parts import Resident
 from frolic.sampling.noise import sample_noise
-from frolic.sampling.prediction import flow
 from frolic.sampling.solvers import SAMPLERS
 from frolic.train.batches import ahead
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.flow import Flow, FlowSettings
+from frolic.train.painter import guided
 from frolic.train.tasks.cache import cached
 from frolic.train.tasks.component import (
     STORED,
@@ -47,7 +47,6 @@ from frolic.train.tasks.component import (
     write_component,
 )
 from frolic.train.tasks.folder import Card, complete
-from frolic.types import Denoise
 
 _AT_ONCE = 64  # pictures rendered and encoded together
 PREVIEW_PROMPTS = (
@@ -244,19 +243,13 @@ def sample(
 ) -> Tensor:
     """Latents of the fixed preview prompts, each from its own fixed noise."""
     device = next(net.parameters()).device
-    text, mask = (t.to(device) for t in encode(PREVIEW_PROMPTS))
-    null, null_mask = (t.to(device) for t in encode([""] * len(PREVIEW_PROMPTS)))
-    contexts = [net.context(text, mask), net.context(null, null_mask)]
+    text, null = (tuple(t.to(device) for t in encode(prompts)) for prompts in (PREVIEW_PROMPTS, [""]))
     sampler = SAMPLERS[settings.card.sampler]
     schedule = sampler.schedule()
-
-    def denoiser(context: Any) -> Denoise:
-        return flow(lambda x, t: net.denoise(x, t, context), schedule.timesteps)
-
-    guided, free = map(denoiser, contexts)
+    denoise = guided(Resident(net).get, text, null, settings.card.guidance_scale, schedule)
     x = sample_noise(shape, 0, range(len(PREVIEW_PROMPTS))).to(device)
     sigmas = schedule.sigmas(settings.card.steps, settings.shift)
-    for step in sampler.solve(cfg(guided, free, settings.card.guidance_scale), x, sigmas):
+    for step in sampler.solve(denoise, x, sigmas):
         x = step.x
     return x
 

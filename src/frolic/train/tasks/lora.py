@@ -8,34 +8,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from frolic.adapters import read, target, write
+from frolic.adapters import read, write
 from frolic.adapters.shelf import TRAINED_ON, WEIGHT
-from frolic.assemble import assemble
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet
 from frolic.data.folder import Entry, fitted, mark_of, read_entries
 from frolic.data.shapes import by_size, sizes
-from frolic.errors import ConfigError, NumericsError, nearest
+from frolic.errors import ConfigError, NumericsError
 from frolic.io.files import write_json
 from frolic.io.home import home
-from frolic.lora.trained import Factors, Learning, chosen
-from frolic.models.registry import families
+from frolic.lora.trained import Factors, Learning
 from frolic.pipeline import Pipeline, Progress
-from frolic.plan import make_plan
 from frolic.strength import MAX_WEIGHT
 from frolic.train.checkpointing import recompute
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.flow import FlowSettings
 from frolic.train.objectives.lora import LoraFlow
+from frolic.train.tasks.base import Base, autocast, drawn, encode_texts, linears, open_base, set_aside
 from frolic.train.tasks.cache import cached
-from frolic.train.tasks.control import autocast, check_precision, encode_texts, set_aside
 
 WEIGHTS, COMFY, REPORT = "pytorch_lora_weights.safetensors", "comfyui.safetensors", "training.json"
 
@@ -50,13 +47,6 @@ class Settings(FlowSettings):
     targets: list[str] = ["blocks.*"]
     recompute: bool = False
     previews: list[str] = []
-
-
-class Base(Section):
-    """``base``: the model, as ``--model`` names it, kept in ``dtype``."""
-
-    base: str
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class Prior(Section):
@@ -88,23 +78,14 @@ def build(recipe: Recipe) -> Job:
     settings, data = recipe.section("job", Settings), recipe.section("data", Data)
     model = recipe.section("model", Base)
     device = resolve_device(recipe.trainer.device)
-    plan = make_plan(model.base, dtype=model.dtype, device=str(device), memory="full")
-    check_precision(plan, model.dtype, recipe.trainer.precision)
-    pipeline = assemble(plan)
+    _, pipeline = open_base(model, device, recipe.trainer.precision)
     transformer: Any = pipeline.transformer
     if getattr(transformer.config, "guidance_embeds", False):
         raise ConfigError(
             f"model.base: {model.base} is a Sprint model, which predicts no flow to train with; train the adapter on "
             "the model it was made from: it fits both."
         )
-    spec = families()[pipeline.card.family].components["transformer"]
-    goal = target(spec, transformer.config, transformer)
-    wanted = chosen(goal.shapes, settings.targets)
-    if not wanted:
-        raise ConfigError(
-            f"job.targets: {', '.join(settings.targets)} match no linear of {model.base}"
-            f"{nearest(settings.targets[0] if settings.targets else '', goal.shapes)}."
-        )
+    goal, wanted = linears(pipeline, model.base, settings.targets)
     entries = read_entries(Path(data.folder).expanduser())
     marks = {"model": pipeline.card.hash, "training set": mark_of(entries)}
     source = encode(pipeline, entries, data, [*marks.values(), model.dtype, str(data.side)])
@@ -124,7 +105,7 @@ def build(recipe: Recipe) -> Job:
         for prompt in shown:
             for reading in (other, None):
                 with learning.reading(reading), autocast(pipeline):
-                    pictures.append(_drawn(pipeline, prompt, data.side))
+                    pictures.append(drawn(pipeline, prompt, data.side, data.side))
         return torch.stack(pictures)
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
@@ -233,16 +214,6 @@ def _prior(pipeline: Pipeline, prompts: Sequence[str], side: int) -> dict[str, T
         )
         drawn.append(last.latents.tensor.float().half().cpu())
     return {"latents": torch.cat(drawn)}
-
-
-def _drawn(pipeline: Pipeline, prompt: str, side: int) -> Tensor:
-    """[3, P, P]; black where a model in training draws nothing that could be shown."""
-    try:
-        result = pipeline(prompt, seed=0, height=side, width=side, output="tensor", loras={})
-    except NumericsError:
-        return torch.zeros(3, side, side)
-    assert result.pixels is not None
-    return result.pixels[0].cpu()
 
 
 JOB = JobKind(build, {"job": Settings, "data": Data, "model": Base})

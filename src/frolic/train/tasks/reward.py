@@ -14,19 +14,15 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from frolic.adapters import target
-from frolic.assemble import assemble
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import TextSet
 from frolic.data.prompts import Prompts, read_prompts, split_prompts
 from frolic.errors import ConfigError, nearest
 from frolic.io import safetensors
 from frolic.lora.experts import HIGH, LOW
-from frolic.lora.trained import Factors, Learning, chosen
-from frolic.models.registry import families
+from frolic.lora.trained import Factors, Learning
 from frolic.pipeline import Pipeline
 from frolic.pipeline.parts import Offloaded, Resident
-from frolic.plan import make_plan
 from frolic.rewards import Reward
 from frolic.rewards.preprocess import disturb
 from frolic.rewards.spec import make_rewards, parse_rewards
@@ -40,7 +36,7 @@ from frolic.train.objectives.nft import NFT, NFTSettings
 from frolic.train.objectives.reward import Goal, RewardGradient
 from frolic.train.objectives.steps import StepChoice, StepSettings
 from frolic.train.painter import ModelPainter
-from frolic.train.tasks.control import check_precision, encode_texts, set_aside
+from frolic.train.tasks.base import Base, encode_texts, linears, open_base, set_aside
 from frolic.train.tasks.reward_export import About, Exporting
 
 PARTS = {"transformer": HIGH, "transformer_2": LOW}
@@ -96,13 +92,6 @@ class Settings(Section):
         return name
 
 
-class Base(Section):
-    """``base``: the model, as ``--model`` names it, kept in ``dtype``."""
-
-    base: str
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-
 class Data(Section):
     """``prompts``: a file of one prompt a line (or of JSON lines with ``prompt``), or the name of a list that ships
     with frolic. ``held_out`` of them are never trained with. ``height``, ``width`` and ``frames`` are the model's own
@@ -126,9 +115,7 @@ def build(recipe: Recipe) -> Job:
     trained, watched = _rewards(settings, device)
     rewards = [*(goal for goal, _ in trained), *watched]
     weights = {reward.name: weight for reward, weight in trained}
-    plan = make_plan(model.base, dtype=model.dtype, device=str(device), memory="full")
-    check_precision(plan, model.dtype, recipe.trainer.precision)
-    pipeline = assemble(plan)
+    _, pipeline = open_base(model, device, recipe.trainer.precision)
     if SAMPLERS[settings.sampler or pipeline.defaults.sampler].renoises:
         raise ConfigError(
             f"model.base: {model.base} is drawn by a sampler that makes noise anew, through which no gradient is "
@@ -140,7 +127,7 @@ def build(recipe: Recipe) -> Job:
     wanted = list(dict.fromkeys([*prompts, *held]))
     words = TextSet(**encode_texts(pipeline, wanted))
     set_aside(pipeline)
-    seen = partial(_texts, words, wanted, device)
+    source = Prompts(prompts, words, {text: row for row, text in enumerate(wanted)})
     check_sigmas = painter.schedule.sigmas(settings.check_steps or pipeline.defaults.steps, pipeline.defaults.shift)
     half = recipe.trainer.precision == "bf16"
 
@@ -151,7 +138,8 @@ def build(recipe: Recipe) -> Job:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half), painter.reading(read):
             for first in range(0, len(held), 4):
                 rows = range(first, min(first + 4, len(held)))
-                parts.append(painter.draw(*seen([held[row] for row in rows]), rows, check_sigmas).float())
+                states, mask = (each.to(device) for each in source.texts([held[row] for row in rows]))
+                parts.append(painter.draw(states, mask, rows, check_sigmas).float())
         return torch.cat(parts)
 
     def keep(modules: Mapping[str, nn.Module], folder: Path) -> None:
@@ -186,11 +174,10 @@ def build(recipe: Recipe) -> Job:
         About(
             pipeline.card.name, pipeline.card.hash, data.title, data.about,
             data.trained_on or f"the reward {' and '.join(weights)}, {len(prompts)} prompts",
-            marks, _facts(settings, painter, weights),
+            marks, _facts(settings, painter, weights, settings.sampler or pipeline.defaults.sampler),
         ),
         Path(recipe.output.folder).expanduser(),
     )  # fmt: skip
-    source = Prompts(prompts, TextSet(**words.tensors()), {text: row for row, text in enumerate(wanted)})
     return Job(
         objective=objective,
         source=source,
@@ -234,14 +221,7 @@ def _nets(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
 def _factors(
     pipeline: Pipeline, nets: Mapping[str, Any], settings: Settings, base: str, seed: int
 ) -> tuple[dict[str, Factors], dict[str, Learning], Any]:
-    first = nets["transformer"]
-    goal = target(families()[pipeline.card.family].components["transformer"], first.config, first)
-    wanted = chosen(goal.shapes, settings.targets)
-    if not wanted:
-        raise ConfigError(
-            f"job.targets: {', '.join(settings.targets)} match no linear of {base}"
-            f"{nearest(settings.targets[0] if settings.targets else '', goal.shapes)}."
-        )
+    goal, wanted = linears(pipeline, base, settings.targets)
     generator = torch.Generator().manual_seed(seed)
     factors, learning = {}, {}
     for name, net in nets.items():
@@ -332,21 +312,14 @@ def _clips(
     return (pixels.float() / 2 + 0.5).clamp(0, 1).transpose(1, 2)
 
 
-def _texts(words: TextSet, known: Sequence[str], device: torch.device, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    index = torch.tensor([known.index(prompt) for prompt in prompts])
-    states, mask = words.rows(index, int(words.length.max()))
-    return states.float().to(device), mask.to(device)
-
-
-def _facts(settings: Settings, painter: ModelPainter, weights: Mapping[str, float]) -> dict[str, Any]:
+def _facts(settings: Settings, painter: ModelPainter, weights: Mapping[str, float], sampler: str) -> dict[str, Any]:
     """How it was trained, for the adapter's metadata."""
-    names = {id(sampler): name for name, sampler in SAMPLERS.items()}
     return {
         "rewards": dict(weights),
         "method": settings.method,
         "choice": settings.choice.model_dump(),
         "guidance_scale": painter.scales,
-        "sampler": names[id(painter.sampler)],
+        "sampler": sampler,
         "steps": len(painter.sigmas) - 1,
         "timesteps": [float(t) for t in painter.schedule.timesteps(painter.sigmas[:-1])],
         "anchor": settings.anchor,

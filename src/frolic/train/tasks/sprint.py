@@ -8,21 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from frolic.assemble import assemble
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import CaptionedLatents
 from frolic.data.folder import mark_of, read_entries
-from frolic.errors import ConfigError, NumericsError
+from frolic.errors import ConfigError
 from frolic.models.registry import families
 from frolic.models.sana.model import SanaTransformer
 from frolic.pipeline import Pipeline
-from frolic.plan import BuildPlan, make_plan
+from frolic.plan import BuildPlan
 from frolic.request import FEW
 from frolic.train.checkpointing import recompute
 from frolic.train.device import resolve_device
@@ -30,8 +28,8 @@ from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.adversarial import Adversarial, AdversarialSettings
 from frolic.train.objectives.consistency import Consistency, ConsistencySettings, Stepped
 from frolic.train.tasks import lora
+from frolic.train.tasks.base import Base, autocast, drawn, open_base, set_aside
 from frolic.train.tasks.component import load_weights, weights_mark, write_component
-from frolic.train.tasks.control import autocast, check_precision, set_aside
 from frolic.train.tasks.flow import PREVIEW_PROMPTS, Scenes, scene_latents, text_encoder
 from frolic.train.tasks.folder import FewCard, complete_few
 from frolic.train.tasks.student import student_config, student_of
@@ -46,14 +44,6 @@ class Settings(ConsistencySettings):
     card: FewCard
     previews: list[str] = []
     recompute: bool = False
-
-
-class Base(Section):
-    """``base``: the model that teaches, as ``--model`` names it, kept in ``dtype``. What it has besides a transformer
-    goes into the finished model as it is."""
-
-    base: str
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class Data(Section):
@@ -80,9 +70,8 @@ def build(recipe: Recipe) -> Job:
     settings, data = recipe.section("job", Settings), recipe.section("data", Data)
     model = recipe.section("model", Base)
     device = resolve_device(recipe.trainer.device)
-    plan = make_plan(model.base, dtype=model.dtype, device=str(device), memory="full")
-    check_precision(plan, model.dtype, recipe.trainer.precision)
-    pipeline = assemble(plan)
+    # It teaches; what it has besides a transformer goes into the finished model as it is.
+    plan, pipeline = open_base(model, device, recipe.trainer.precision)
     teacher = pipeline.transformer
     _check_teacher(teacher, settings, model.base)
     source, marks, width, shown, size = _data(pipeline, plan, data, settings, recipe)
@@ -104,7 +93,7 @@ def build(recipe: Recipe) -> Job:
     def draw(net: nn.Module) -> Tensor:
         pipeline.transformer = net
         with autocast(pipeline):
-            return torch.stack([_drawn(pipeline, prompt, size) for prompt in shown])
+            return torch.stack([drawn(pipeline, prompt, *size) for prompt in shown])
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         write_component(spec, "transformer", config, modules["transformer"], folder / "transformer", torch.bfloat16)
@@ -167,16 +156,6 @@ def _data(
     source = lora.encode(pipeline, entries, lora.Data(folder=data.folder, side=data.side, cache=data.cache), key)
     shown = settings.previews or list(dict.fromkeys(entry.caption for entry in entries))[:4]
     return source, marks, source.captions.tokens, shown, (data.side, data.side)
-
-
-def _drawn(pipeline: Pipeline, prompt: str, size: tuple[int, int]) -> Tensor:
-    """[3, P, P]; black where a model in training draws nothing that could be shown."""
-    try:
-        result = pipeline(prompt, seed=0, height=size[0], width=size[1], output="tensor", loras={})
-    except NumericsError:
-        return torch.zeros(3, *size)
-    assert result.pixels is not None
-    return result.pixels[0].cpu()
 
 
 JOB = JobKind(build, {"job": Settings, "data": Data, "model": Base})

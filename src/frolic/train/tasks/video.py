@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
 from frolic.data.motion import MIX, Clip, clips, render_clip
 from frolic.data.scenes import Cast
-from frolic.errors import ConfigError, nearest
+from frolic.errors import ConfigError
 from frolic.io.home import home
+from frolic.pipeline.parts import Resident
 from frolic.plan import find_model
-from frolic.sampling.guidance import cfg, experts
+from frolic.sampling.guidance import experts
 from frolic.sampling.noise import sample_noise
-from frolic.sampling.prediction import flow
 from frolic.sampling.solvers import SAMPLERS
 from frolic.train.batches import ahead
 from frolic.train.device import resolve_device
@@ -32,12 +32,14 @@ from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.experts import ExpertsFlow
 from frolic.train.objectives.flow import Flow, FlowSettings
 from frolic.train.objectives.reconstruction import strips
+from frolic.train.painter import guided
 from frolic.train.tasks.cache import cached
 from frolic.train.tasks.component import (
     STORED,
     ModelSection,
     Share,
     component_spec,
+    known_kinds,
     load_weights,
     open_loops,
     open_pack,
@@ -49,7 +51,6 @@ from frolic.train.tasks.component import (
 )
 from frolic.train.tasks.flow import start_small, text_encoder
 from frolic.train.tasks.folder import Card, complete
-from frolic.types import Denoise
 
 _AT_ONCE = 16  # clips rendered and encoded together
 _PREVIEW_PROMPTS = (
@@ -60,14 +61,7 @@ _PREVIEW_PROMPTS = (
 EXPERTS = ("transformer", "transformer_2")
 
 
-def _known_kinds(mix: dict[str, float]) -> dict[str, float]:
-    unknown = [f"{kind!r}{nearest(kind, MIX)}" for kind in mix if kind not in MIX]
-    if unknown or not sum(mix.values()):
-        raise ValueError(f"give {', '.join(MIX)}, at least one of them above 0; not {', '.join(unknown) or mix}")
-    return mix
-
-
-MotionMix = Annotated[dict[str, Share], AfterValidator(_known_kinds)]
+MotionMix = Annotated[dict[str, Share], known_kinds(MIX)]
 """Kinds of clips, each with its share."""
 
 
@@ -240,19 +234,12 @@ def _latents(
 def sample(nets: Mapping[str, nn.Module], encode: Any, settings: Settings, shape: tuple[int, ...]) -> Tensor:
     """Latents of the fixed preview prompts, each from its own fixed noise."""
     device = next(nets[EXPERTS[0]].parameters()).device
-    text, mask = (t.to(device) for t in encode(_PREVIEW_PROMPTS))
-    null, null_mask = (t.to(device) for t in encode([""] * len(_PREVIEW_PROMPTS)))
+    text, null = (tuple(t.to(device) for t in encode(prompts)) for prompts in (_PREVIEW_PROMPTS, [""]))
     sampler = SAMPLERS[settings.card.sampler]
     schedule = sampler.schedule()
 
-    def denoiser(net: Any) -> Denoise:
-        def one(states: Tensor, real: Tensor) -> Denoise:
-            context = net.context(states, real)
-            return flow(lambda x, t: net.denoise(x, t, context), schedule.timesteps)
-
-        return cfg(one(text, mask), one(null, null_mask), settings.card.guidance_scale)
-
-    high, *low = [denoiser(net) for net in nets.values()]
+    scale = settings.card.guidance_scale
+    high, *low = [guided(Resident(net).get, text, null, scale, schedule) for net in nets.values()]
     denoise = experts(high, low[0], settings.boundary or 0.0, schedule.timesteps) if low else high
     x = sample_noise(shape, 0, range(len(_PREVIEW_PROMPTS))).to(device)
     for step in sampler.solve(denoise, x, schedule.sigmas(settings.card.steps, settings.shift)):
