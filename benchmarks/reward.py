@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from processes import machine
+from processes import machine, run
 
 WAYS = ("two_phase", "detached", "full_graph")
 STEPS = (5, 10, 20, 40)
@@ -32,9 +31,8 @@ def main() -> int:
     found: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     for steps in options.counts:
         for way in WAYS:
-            command = [sys.executable, __file__, "--way", way, "--steps", str(steps), "--threads", str(options.threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[way][str(steps)] = round(json.loads(done.stdout.splitlines()[-1])["bytes"] / 2**20, 1)
+            done = run([sys.executable, __file__, "--way", way, "--steps", str(steps)], options.threads)
+            found[way][str(steps)] = round(json.loads(done.output.splitlines()[-1])["bytes"] / 2**20, 1)
             print(way, steps, found[way][str(steps)], "MiB", flush=True)
     most = str(max(options.counts))
     report: dict[str, Any] = {

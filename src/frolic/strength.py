@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,6 +91,11 @@ def blend_of(value: Mapping[str, Any]) -> Blend:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
         raise RequestError('Give loras as a mapping from adapters to weights, as {"glow.safetensors": 0.6}.')
     return tuple((name, Strength.of(each)) for name, each in value.items())
+
+
+def strengths(texts: Iterable[str]) -> dict[str, Strength]:
+    """By source, of texts as ``parse`` reads them; as trained where none is said. Raises RequestError."""
+    return {source: strength or Strength() for source, strength in map(parse, texts)}
 
 
 _WEIGHT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)

@@ -21,7 +21,7 @@ from frolic.eval.judge import Judge
 from frolic.eval.sheet import contact_sheet
 from frolic.eval.starter import drawer, evaluate, overall, summarise
 from frolic.eval.suites import Case, suite
-from frolic.strength import Strength
+from frolic.strength import Strength, strengths
 
 CASES = [Case("single", f"a shape {i}", (f"c{i}",)) for i in range(5)]
 
@@ -175,6 +175,6 @@ def test_contact_sheet_grid() -> None:
 
 
 def test_adapters_are_read_as_generate_reads_them() -> None:
-    assert command.adapters(None) == {}
-    found = command.adapters(["glow.safetensors:0.6", "dusk,steps=0-0.5"])
+    assert strengths(()) == {}
+    found = strengths(["glow.safetensors:0.6", "dusk,steps=0-0.5"])
     assert found == {"glow.safetensors": Strength(0.6), "dusk": Strength(1.0, end=0.5)}

@@ -80,7 +80,7 @@ def test_prompts_are_read_once_and_scores_open_no_files(reward: Alignment, monke
         # What was remembered in inference mode serves training.
         reward.score(x.clone().requires_grad_(), ["another unread text", "an unread text"]).sum().backward()
     assert len(read) == 2
-    monkeypatch.setattr("frolic.rewards.dual._REMEMBERED", 3)
+    monkeypatch.setattr(reward.prompts._kept, "most", 3)
     reward.score(torch.rand(5, 1, 3, 64, 64), ["one", "two", "three", "four", "one"])
     assert len(reward.prompts._kept) == 3 and len(read) == 7, "the first was forgotten again"
 

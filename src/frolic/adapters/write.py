@@ -45,9 +45,7 @@ def write(
         FileError, ResourceError: as ``frolic.io.files.whole_file``.
     """
     tensors = encode(adapter, goal, form)
-    described = {**describe(adapter, tensors, form), **(metadata or {})}
-    ready = {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}
-    safetensors.save(ready, path, metadata=described, force=force)
+    _save(tensors, path, {**describe(adapter, tensors, form), **(metadata or {})}, dtype, force)
 
 
 def write_experts(
@@ -70,8 +68,12 @@ def write_experts(
         tensors |= renamed(encoded, expert)
     if two and len(adapters) == 1:
         about[EXPERT] = next(iter(adapters))
+    _save(tensors, path, {**about, **(metadata or {})}, dtype, force)
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, about: dict[str, str], dtype: torch.dtype, force: bool) -> None:
     ready = {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}
-    safetensors.save(ready, path, metadata={**about, **(metadata or {})}, force=force)
+    safetensors.save(ready, path, metadata=about, force=force)
 
 
 def encode(adapter: Adapter, goal: Target, form: str) -> dict[str, Tensor]:

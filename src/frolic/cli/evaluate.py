@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from frolic.eval.starter import Overall, Row, Summary
-    from frolic.strength import Strength
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON lines; the last one is the summary.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Alias or folder of the model to measure.")]
@@ -77,6 +76,7 @@ def starter(
     from frolic.eval import suites
     from frolic.eval.judge import Judge
     from frolic.io.files import check_writable
+    from frolic.strength import strengths
 
     judge = Judge.load()
     chosen = {name: suites.suite(name, judge.concepts, limit) for name in run.names(suite)}
@@ -84,7 +84,7 @@ def starter(
         _check_empty(save)
     if out is not None:
         check_writable(out, force=force)
-    pipe = frolic.load(model, loras=adapters(lora))
+    pipe = frolic.load(model, loras=strengths(lora or ()))
     draw = run.drawer(pipe, steps=steps, guidance_scale=guidance)
     rows: list[Row] = []
     pictures: list[Tensor] = []
@@ -106,13 +106,6 @@ def starter(
     if out is not None:
         settings = _settings(pipe, model, steps, guidance, limit) | ({"loras": lora} if lora else {})
         _merge(out, asdict(whole) | {"settings": settings, "judge": _judge_facts(judge)})
-
-
-def adapters(given: list[str] | None) -> dict[str, Strength]:
-    """By source, of what --lora was given. Raises RequestError."""
-    from frolic.strength import Strength, parse
-
-    return {source: strength or Strength() for source, strength in map(parse, given or ())}
 
 
 def fid(

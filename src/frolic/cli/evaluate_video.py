@@ -18,7 +18,6 @@ from frolic.cli.evaluate import (
     LoraOption,
     SeedOption,
     StepsOption,
-    adapters,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +53,7 @@ def starter_video(
     from frolic.eval import video
     from frolic.eval.judge import Judge
     from frolic.io.files import check_writable, write_json
+    from frolic.strength import strengths
 
     if (model is None) is not true:
         raise RequestError("Give either --model, or --true for clips that are as they should be.")
@@ -65,7 +65,7 @@ def starter_video(
     film = (
         _true([case for cases in chosen.values() for case in cases], data, animated)
         if model is None
-        else video.filmer(frolic.load(model, loras=adapters(lora)), steps=steps, guidance_scale=guidance)
+        else video.filmer(frolic.load(model, loras=strengths(lora or ())), steps=steps, guidance_scale=guidance)
     )
     clips: list[np.ndarray] = []
     labels: list[str] = []

@@ -13,7 +13,6 @@ from frolic.errors import RequestError
 
 if TYPE_CHECKING:
     from frolic.data.asking import Asking, Question
-    from frolic.strength import Strength
 
 _PROMPT = typer.Option("--prompt", "-p", help="What to draw; can be given several times.")
 _FILE = typer.Option("--prompt-file", help="Prompts, one a line.")
@@ -166,17 +165,12 @@ def _options(steps: int | None, guidance: float | None, size: str | None, frames
 
 def _painters(model: str, lora: list[str] | None, against: str | None, against_lora: list[str] | None) -> Any:
     from frolic.cli.label_draw import Painter
+    from frolic.strength import strengths
 
-    first = Painter(model, _strengths(lora))
+    first = Painter(model, strengths(lora or ()))
     if against is None and against_lora is None:
         return first, first
-    return first, Painter(against or model, _strengths(against_lora))
-
-
-def _strengths(sources: list[str] | None) -> dict[str, Strength]:
-    from frolic.strength import Strength, parse
-
-    return {name: strength or Strength() for name, strength in map(parse, sources or ())}
+    return first, Painter(against or model, strengths(against_lora or ()))
 
 
 def _say(text: str, as_json: bool) -> None:

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frolic.errors import CheckpointError, ModelNotFoundError, UnsafeFileError
 from frolic.io.files import existing_file, read_json_object, reason, whole_file
 from frolic.io.problems import Problems
+from frolic.keymap import KeyMap
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -293,6 +294,23 @@ def write(
             assert (tensor.dtype, tuple(tensor.shape)) == specs[name], f"{name} is not what was announced"
             if tensor.numel():
                 file.write(_bytes_of(tensor.detach().cpu().contiguous()))
+
+
+def fill(module: nn.Module, path: Path, keymap: KeyMap | None = None, *, of: str = "the model") -> None:
+    """Fill ``module`` strictly, in float32, from a file or shard index whose names ``keymap`` knows, or which has the
+    module's own. ``of``: what the file should fit, as the error calls it.
+
+    Raises:
+        CheckpointError: listing all that is wrong. FileError: it cannot be read.
+    """
+    names = keymap or KeyMap()
+    problems = Problems(f"{path} does not fit {of}")
+    entries = read_headers(path)
+    compare(entries, names.save(module.state_dict()), problems)
+    problems.raise_any(CheckpointError)
+    tensors = read_tensors(entries, problems, dtype=torch.float32)
+    problems.raise_any(CheckpointError)
+    module.load_state_dict(names.load(tensors))
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -13,9 +13,10 @@ from frolic.request.checks import (
     SAMPLERS,
     SCHEDULES,
 )
-from frolic.request.few import FEW, IMPLIED_STRENGTH, MOST, kept_nothing
+from frolic.request.few import IMPLIED_STRENGTH, kept_nothing
 from frolic.request.request import RECORDED, UNSAID, Request
 from frolic.request.sizes import batch_size, parse_aspect
+from frolic.sampling.few import FEW, MOST
 
 __all__ = [
     "FEW",

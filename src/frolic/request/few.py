@@ -10,13 +10,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from frolic.request.checks import is_number
+from frolic.sampling.few import FEW, MOST
 
 if TYPE_CHECKING:
     from frolic.request.request import Request
     from frolic.spec import SamplingDefaults
 
-FEW, MOST = "scm", 4
-"""The sampler of such models, and the most steps they are asked for."""
 IMPLIED_STRENGTH = 0.5
 """How much of an image is drawn anew where nobody says: at two steps, more would be all of it."""
 _LAST_TIME = 1.5708

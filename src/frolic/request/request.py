@@ -26,9 +26,10 @@ from frolic.request.checks import (
     check_text,
     is_number,
 )
-from frolic.request.few import FEW, check_times, problems_of, without_use
+from frolic.request.few import check_times, problems_of, without_use
 from frolic.request.length import length_of
 from frolic.request.sizes import parse_aspect, sides_of
+from frolic.sampling.few import FEW
 from frolic.strength import Blend, blend_of
 
 if TYPE_CHECKING:

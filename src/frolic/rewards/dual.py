@@ -5,7 +5,6 @@ B clips, T frames of each, N pictures, H/W sides of a frame, D embedding.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,8 +18,9 @@ from frolic.io import safetensors
 from frolic.io.files import read_json_object, write_json
 from frolic.models.dual import DualConfig, DualEncoder
 from frolic.rewards.base import Base, per_frame
+from frolic.rewards.kept import Kept
 from frolic.rewards.preprocess import resize
-from frolic.rewards.texts import Reader, fill
+from frolic.rewards.texts import Reader
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _REMEMBERED = 256
@@ -49,7 +49,7 @@ def read_dual(folder: Path | None = None) -> tuple[DualEncoder, str]:
     folder = shipped() if folder is None else folder
     raw = read_json_object(folder / CONFIG)
     encoder = DualEncoder(DualConfig.from_json(raw))
-    fill(encoder, folder / WEIGHTS)
+    safetensors.fill(encoder, folder / WEIGHTS, of="the reward")
     text = raw.get("_text_encoder")
     if not isinstance(text, str):
         raise CheckpointError(f"{folder / CONFIG} does not say which text encoder it reads; train it again.")
@@ -77,23 +77,19 @@ class Prompts:
 
     def __init__(self, reader: Reader, encoder: DualEncoder) -> None:
         self.reader, self.encoder = reader, encoder
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept = Kept(_REMEMBERED, self._one)
 
     def embed(self, prompts: Sequence[str], device: torch.device) -> Tensor:
-        return torch.stack([self._one(prompt).to(device) for prompt in prompts])
+        return torch.stack([self._kept.of([prompt])[0].to(device) for prompt in prompts])
 
     def _one(self, prompt: str) -> Tensor:
-        if prompt not in self._kept:
-            home = self.encoder.scale.device
-            self.reader.encoder.to(home)
-            # What is remembered must be of use in training too, and the same whatever mode the caller is in.
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(home.type, enabled=False):
-                ids, mask = (t.to(home) for t in self.reader.tokens([prompt]))
-                self._kept[prompt] = self.encoder.text(self.reader.states(ids, mask), mask)[0]
-            while len(self._kept) > _REMEMBERED:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(prompt)
-        return self._kept[prompt]
+        home = self.encoder.scale.device
+        self.reader.encoder.to(home)
+        # What is remembered must be the same whatever mode the caller is in.
+        with torch.autocast(home.type, enabled=False):
+            ids, mask = (t.to(home) for t in self.reader.tokens([prompt]))
+            made: Tensor = self.encoder.text(self.reader.states(ids, mask), mask)[0]
+        return made
 
 
 class Alignment(Base):

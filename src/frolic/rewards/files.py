@@ -17,6 +17,7 @@ from frolic.errors import FileError
 from frolic.io.files import existing_file
 from frolic.io.media import CARRIERS, load_image, opaque, read_record, read_texts
 from frolic.io.video import is_pattern, read_frames
+from frolic.rewards.preprocess import spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,13 +63,6 @@ def read_clip(path: Path, most: int = 16) -> Clip:
         if is_pattern(path):
             path = path.with_name(path.name % 1)
     return Clip(np.array(opaque(load_image(path)))[None], 1, _prompt(path))
-
-
-def spread(total: int, most: int) -> list[int]:
-    """At most ``most`` places of ``total``, evenly spaced; of several the first and the last are among them."""
-    if total <= most:
-        return list(range(total))
-    return [total // 2] if most == 1 else [round(place * (total - 1) / (most - 1)) for place in range(most)]
 
 
 def _frames_of(folder: Path) -> list[Path]:

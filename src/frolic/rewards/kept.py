@@ -30,6 +30,9 @@ class Kept(Generic[T]):
                     self._values.popitem(last=False)
         return [found[prompt] for prompt in prompts]
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def clear(self) -> None:
         self._values.clear()
 

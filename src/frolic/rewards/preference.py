@@ -23,8 +23,7 @@ from frolic.models.configs import FLAG, MAPPING, TEXT, Kind, read_config, refuse
 from frolic.models.dual import DualConfig, DualEncoder, PreferenceHead, describe, described
 from frolic.rewards.base import Base
 from frolic.rewards.dual import CONFIG, WEIGHTS, Prompts, reader_for
-from frolic.rewards.preprocess import resize
-from frolic.rewards.texts import fill
+from frolic.rewards.preprocess import resize, spread
 
 KIND = "preference"
 _SHARE = Kind("a share or null", lambda value: value is None or (type(value) in (int, float) and 0 <= value <= 1))
@@ -99,18 +98,8 @@ def read_preference(folder: Path) -> tuple[PreferenceConfig, Learned]:
     config = PreferenceConfig.from_json(read_json_object(folder / CONFIG))
     head = PreferenceHead(described(config.dual, config.prompts), config.hidden)
     learned = Learned(DualEncoder(config.dual), head)
-    fill(learned, folder / WEIGHTS)
+    safetensors.fill(learned, folder / WEIGHTS, of="the reward")
     return config, learned
-
-
-def spread(frames: int, most: int) -> list[int]:
-    """Which of a clip's ``frames`` are looked at: ``most``, evenly from the first to the last, or all if they are no
-    more; the middle one if it is one."""
-    if frames <= most:
-        return list(range(frames))
-    if most == 1:
-        return [frames // 2]
-    return [round(number * (frames - 1) / (most - 1)) for number in range(most)]
 
 
 def reduced(frames_BT3HW: Tensor, most: int, side: int) -> Tensor:

@@ -51,6 +51,13 @@ def normalise(
     return (pictures_N3HW - m) / d
 
 
+def spread(total: int, most: int) -> list[int]:
+    """At most ``most`` places of ``total``, evenly spaced; of several the first and the last are among them."""
+    if total <= most:
+        return list(range(total))
+    return [total // 2] if most == 1 else [round(place * (total - 1) / (most - 1)) for place in range(most)]
+
+
 def disturb(frames_BT3HW: Tensor, generator: torch.Generator, crop: float = 0.1, blur: float = 0.8) -> Tensor:
     """The same clips, each seen a little otherwise: cut by up to ``crop`` of a side, mirrored or not is left alone,
     and half of them blurred by up to ``blur`` pixels. All frames of a clip alike, so that nothing moves by it.

@@ -6,17 +6,14 @@ B batch, S tokens, E width of a token's state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from frolic.errors import CheckpointError
 from frolic.io import safetensors
 from frolic.io.files import read_json_object
-from frolic.io.problems import Problems
 from frolic.io.tokenizer import FILE, Tokenizer
 from frolic.models.registry import families
 
@@ -27,22 +24,6 @@ FAMILY = "sana"
 def starter() -> Path:
     """The shipped starter's folder."""
     return Path(str(resources.files("frolic").joinpath("starter/model")))
-
-
-def fill(module: nn.Module, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """Fill ``module`` strictly from a file that has its names, or with the tensors of ``state``, in float32.
-
-    Raises:
-        CheckpointError: listing all that is wrong.
-    """
-    if state is None:
-        problems = Problems(f"{path} does not fit the reward")
-        entries = safetensors.read_headers(path)
-        safetensors.compare(entries, module.state_dict(), problems)
-        problems.raise_any(CheckpointError)
-        state = safetensors.read_tensors(entries, problems, dtype=torch.float32)
-        problems.raise_any(CheckpointError)
-    module.load_state_dict(dict(state))
 
 
 class Reader:
@@ -57,14 +38,7 @@ class Reader:
         config = spec.configure(read_json_object(folder / "text_encoder" / "config.json"))
         self.encoder = spec.build(config)
         self.path = safetensors.find_weights(folder / "text_encoder")
-        keymap = spec.keymap(config)
-        problems = Problems(f"{self.path} does not fit its config")
-        entries = safetensors.read_headers(self.path)
-        safetensors.compare(entries, keymap.save(self.encoder.state_dict()), problems)
-        problems.raise_any(CheckpointError)
-        tensors = safetensors.read_tensors(entries, problems, dtype=torch.float32)
-        problems.raise_any(CheckpointError)
-        fill(self.encoder, self.path, keymap.load(tensors))
+        safetensors.fill(self.encoder, self.path, spec.keymap(config), of="its config")
         self.encoder.eval().requires_grad_(False)
         self.tokenizer = Tokenizer(folder / "tokenizer" / FILE)
         self.width: int = config.width

@@ -16,6 +16,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from frolic.sampling.few import FEW
 from frolic.sampling.prediction import add_noise, per_sample, trig_scale
 from frolic.sampling.schedules import SCHEDULES, Schedule
 from frolic.types import Denoise
@@ -193,7 +194,7 @@ SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
         "dpmpp_1s": Sampler(partial(dpmpp, order=1), "dpmpp"),
         "euler": Sampler(euler, "euler"),
         "unipc": Sampler(unipc, "unipc"),
-        "scm": Sampler(scm, "scm", renoises=True),
+        FEW: Sampler(scm, "scm", renoises=True),
     }
 )
 """The default first."""

@@ -21,6 +21,7 @@ from frolic.models.sana.keymap import controlnet_keys, diffusers_keys, original_
 from frolic.models.sana.model import SanaTransformer
 from frolic.models.sana.published import PUBLISHED
 from frolic.models.text import Gemma2Config, Gemma2Encoder, causal_lm_keys, transformers_keys
+from frolic.sampling.few import FEW, MOST
 from frolic.spec import ComponentSpec, FamilySpec, SamplingDefaults
 
 _SPRINT = ("SanaSprintPipeline", "SanaSprintImg2ImgPipeline")
@@ -29,13 +30,9 @@ _BIN_BASES = {16: 512, 32: 1024, 64: 2048, 128: 4096}
 """Which table of picture sizes a transformer was trained with, by the side of its latents."""
 
 
-_FEW, _MOST_STEPS = "scm", 4
-"""How Sprint's transformers, which embed their guidance, are sampled."""
-
-
 def _adapt(configs: Mapping[str, Any]) -> dict[str, Any]:
     side = configs["transformer"].sample_size * configs["vae"].stride
-    few = {"sampler": _FEW, "steps": 2} if configs["transformer"].guidance_embeds else {}
+    few = {"sampler": FEW, "steps": 2} if configs["transformer"].guidance_embeds else {}
     return {"height": side, "width": side, "bin_base": _BIN_BASES.get(configs["transformer"].sample_size, 0), **few}
 
 
@@ -53,12 +50,12 @@ def _misfits(configs: Mapping[str, Any], defaults: SamplingDefaults) -> list[tup
     ):
         if one != other:
             found.append((what, f"{one} and {other}"))
-    if transformer.guidance_embeds and defaults.sampler != _FEW:
-        found.append(("scheduler", f"{defaults.sampler}, but the transformer embeds its guidance and needs {_FEW}"))
-    if not transformer.guidance_embeds and defaults.sampler == _FEW:
-        found.append(("scheduler", f"{_FEW}, but the transformer embeds no guidance"))
-    if transformer.guidance_embeds and defaults.steps > _MOST_STEPS:
-        found.append(("steps", f"{defaults.steps}, but the transformer draws in 1 to {_MOST_STEPS}"))
+    if transformer.guidance_embeds and defaults.sampler != FEW:
+        found.append(("scheduler", f"{defaults.sampler}, but the transformer embeds its guidance and needs {FEW}"))
+    if not transformer.guidance_embeds and defaults.sampler == FEW:
+        found.append(("scheduler", f"{FEW}, but the transformer embeds no guidance"))
+    if transformer.guidance_embeds and defaults.steps > MOST:
+        found.append(("steps", f"{defaults.steps}, but the transformer draws in 1 to {MOST}"))
     if "controlnet" in configs and transformer.guidance_embeds:
         found.append(("controlnet", "not supported beside a transformer that embeds its guidance (SANA-Sprint)"))
     elif "controlnet" in configs:

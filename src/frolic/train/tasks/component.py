@@ -17,10 +17,9 @@ from frolic.data.scenes import KINDS, TRAINING_MIX
 from frolic.data.starter import animated
 from frolic.data.starter.concepts import Concept
 from frolic.data.starter.pack import default_folder, read
-from frolic.errors import CheckpointError, ConfigError, nearest
+from frolic.errors import ConfigError, nearest
 from frolic.io import safetensors
 from frolic.io.files import read_json_object, write_json
-from frolic.io.problems import Problems
 from frolic.models.registry import families
 from frolic.spec import ComponentSpec
 
@@ -118,15 +117,7 @@ def load_weights(spec: ComponentSpec, config: Any, module: nn.Module, folder: Pa
     Raises:
         CheckpointError: listing all that is wrong. FileError: it cannot be read.
     """
-    path = safetensors.find_weights(folder)
-    keymap = spec.keymap(config)
-    problems = Problems(f"{path} does not fit the model")
-    entries = safetensors.read_headers(path)
-    safetensors.compare(entries, keymap.save(module.state_dict()), problems)
-    problems.raise_any(CheckpointError)
-    tensors = safetensors.read_tensors(entries, problems, dtype=torch.float32)
-    problems.raise_any(CheckpointError)
-    module.load_state_dict(keymap.load(tensors))
+    safetensors.fill(module, safetensors.find_weights(folder), spec.keymap(config))
 
 
 def weights_mark(folder: Path) -> str:

@@ -14,9 +14,10 @@ from frolic.config import Fraction, Positive, Recipe, Section
 from frolic.data.captioned import CaptionedPictures, HeldOut, reduced
 from frolic.data.scenes import Cast, Scene, render
 from frolic.errors import ConfigError
+from frolic.io import safetensors
 from frolic.models.dual import DualConfig, DualEncoder
 from frolic.rewards.dual import WEIGHTS, write_dual
-from frolic.rewards.texts import Reader, fill
+from frolic.rewards.texts import Reader
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.contrastive import Contrastive
@@ -86,7 +87,7 @@ def build(recipe: Recipe) -> Job:
         objective=Contrastive(encoder, reader.states, settings.noise, settings.blur),
         source=CaptionedPictures(small, concepts, cast, config.side, data.mix, reader.tokens, data.close, data.few),
         export=export,
-        warm_start=lambda folder: fill(encoder, folder / WEIGHTS),
+        warm_start=lambda folder: safetensors.fill(encoder, folder / WEIGHTS, of="the reward"),
         inputs=marks,
     )
 
