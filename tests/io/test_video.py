@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import os
 import resource
@@ -59,6 +60,18 @@ def test_frames_may_come_one_after_the_other(tmp_path: Path, name: str) -> None:
     video.save_video(iter(clip()), other, fps=16, record=record())
     assert np.array_equal(video.read_frames(tmp_path / name), video.read_frames(other))
     assert read_record(first_file(other)) == record()
+
+
+def test_the_same_frames_make_the_same_mp4() -> None:
+    """Whatever is in the memory that the encoder is given."""
+    frames, sizes, made = clip(17, 96, 96), np.random.default_rng(0), set()
+    for _ in range(60):
+        used = [sizes.integers(0, 256, sizes.integers(1_000, 300_000), np.uint8) for _ in range(3)]
+        file = io.BytesIO()
+        mp4.write(iter(frames), file, fps=Fraction(16), most=len(frames))
+        made.add(file.getvalue())
+        del used
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("fps", [16, 24, 29.97, 24000 / 1001, 1, 120, 12.5])
