@@ -53,7 +53,7 @@ def recipe(root: Path, base: Path, prompts: Path, *more: str, name: str = "start
         "data.held_out=2", "trainer.steps=4", "trainer.device=cpu", "trainer.batch_size=2", "job.rank=2", "job.alpha=2",
         "job.steps=3", "job.check_steps=3", "job.check_every=2", "optimizer.lr=0.02", "schedule.warmup=0",
         "job.sweep=[0.5, 1.0]", "job.held_out=[contrast]", "job.floor=1000", "trainer.precision=fp32",
-        "job.choice.count=1",
+        "job.gradient.choice.count=1",
     ]  # fmt: skip
     return load_recipe(name, [*tiny, *more], environment="ci", jobs=JOBS)
 
@@ -114,7 +114,7 @@ def test_scores_alone_are_enough_for_nft(tmp_path: Path, base: Path, prompts: Pa
 
 def test_both_experts_of_a_clip_model(tmp_path: Path, wan: Path, prompts: Path) -> None:
     more = (
-        "vars.reward=lively", "data.frames=5", "job.window.latents=2", "job.steps=4", "job.check_steps=4",
+        "vars.reward=lively", "data.frames=5", "job.gradient.window.latents=2", "job.steps=4", "job.check_steps=4",
         "job.held_out=[steady]", "job.recompute=true", "trainer.steps=2", "trainer.batch_size=1",
     )  # fmt: skip
     outcome = train(tmp_path / "both", wan, prompts, *more)
@@ -180,7 +180,7 @@ def test_checks_keep_the_best_and_end_after_patience(tmp_path: Path) -> None:
         (["job.rewards=[lively]"], "more frames"),
         (["job.train=high"], "no two experts"),
         (["job.targets=[nothing.*]"], "match no linear"),
-        (["job.choice={choose: list, steps: [7]}"], "steps 7"),
+        (["job.gradient.choice={choose: list, steps: [7]}"], "steps 7"),
         (["data.held_out=5"], "held out"),
         (["data.height=33"], "33 pixels"),
         (["data.frames=5"], "model of pictures"),

@@ -111,6 +111,23 @@ def test_the_derivative_is_that_of_finite_differences(qk_norm, tokens):
             assert float(off.sqrt()) < 1e-2
 
 
+def test_over_a_short_time_the_difference_is_the_derivative():
+    student, teacher = Toy(1), Toy(2)
+    null = torch.zeros(1, 2, 1, dtype=torch.float64), torch.tensor([[True, False]])
+    u, direction = torch.randn(2, 4, 3, 2, 2, generator=generator(), dtype=torch.float64)
+    time = torch.tensor([0.02, 0.7, 1.4, math.pi / 2], dtype=torch.float64)
+    read = torch.randn(4, 2, 1, dtype=torch.float64), torch.ones(4, 2, dtype=torch.bool), torch.full((4,), 4.0)
+    off = []
+    for span in (1e-6, 1e-3, 2e-3):
+        objective = Consistency(
+            student, teacher, ConsistencySettings(tangent="difference", span=span, guidance=[4.0]), *null
+        )
+        with torch.no_grad():
+            value, change = objective.derivative(u, time, direction, *read)
+            off.append(float((objective.difference(u, time, value, direction, *read) - change).norm() / change.norm()))
+    assert off[0] < 1e-5 and 1.9 < off[2] / off[1] < 2.1, "an error in proportion to the span"
+
+
 class Toy(nn.Module):
     """A small network in float64 that is told a level, a text and, where it is a student, a scale."""
 
@@ -222,13 +239,13 @@ class Small(nn.Module):
         return self.net(torch.cat([x, about], dim=1).movedim(1, -1)).movedim(-1, 1)
 
 
-def test_one_step_of_the_student_becomes_all_steps_of_the_teacher():
+@pytest.mark.parametrize("kind", ["fp32", "difference"])
+def test_one_step_of_the_student_becomes_all_steps_of_the_teacher(kind):
     """A flow of normal data takes noise to ``mean + deviation noise``; a step of the teacher takes it to the mean."""
     torch.manual_seed(0)
     student, teacher = Small(), Normal()
-    objective = Consistency(
-        student, teacher, ConsistencySettings(warmup=100, guidance=[1.0]), torch.zeros(1, 1, 1), torch.ones(1, 1) > 0
-    )
+    settings = ConsistencySettings(warmup=100, guidance=[1.0], tangent=kind)
+    objective = Consistency(student, teacher, settings, torch.zeros(1, 1, 1), torch.ones(1, 1) > 0)
     read = torch.zeros(256, 1, 1), torch.ones(256, 1, dtype=torch.bool)
     noise = torch.randn(256, 1, 1, 1)
     ends = teacher.mean + teacher.deviation * noise

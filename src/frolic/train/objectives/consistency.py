@@ -32,13 +32,16 @@ _FEATURES = 64
 class ConsistencySettings(Section):
     """Times are ``atan(exp(n) / DEVIATION)`` of a normal ``n`` (``mean``, ``deviation``). ``guidance``: the scales of
     the teacher, each as often, which the student is told. ``warmup``: the updates over which the unstable part of the
-    tangent comes in. ``tangent``: the precision of the student's derivative, whatever the trainer's is."""
+    tangent comes in. ``tangent``: the precision of the student's derivative, whatever the trainer's is; or
+    ``difference``, which is no derivative but a difference over ``span`` of time, in the trainer's precision: half the
+    work, as in consistency models of discrete time (arXiv 2303.01469)."""
 
     mean: float = 0.2
     deviation: Annotated[float, Field(gt=0)] = 1.6
     guidance: Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=1)] = [4.0, 4.5, 5.0]
     warmup: Count = 4000
-    tangent: Literal["fp32", "bf16"] = "fp32"
+    tangent: Literal["fp32", "bf16", "difference"] = "fp32"
+    span: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
 def drawn_times(count: int, mean: float, deviation: float, generator: torch.Generator) -> Tensor:
@@ -136,12 +139,15 @@ class Consistency:
         time = drawn_times(len(x0), self.settings.mean, self.settings.deviation, generator).to(x0)
         scale = self.scales(len(x0), generator).to(x0)
         u = state_at(x0, noise, time)
+        field = trig_from_flow(self.predict(text, mask, scale))(u, time)
         with torch.no_grad():
             guided = trig_from_flow(self.guided(text, mask, scale))(u, time)
-            before, change = self.derivative(u, time, guided, text, mask, scale)
+            if self.settings.tangent == "difference":
+                before, change = field.detach(), self.difference(u, time, field, guided, text, mask, scale)
+            else:
+                before, change = self.derivative(u, time, guided, text, mask, scale)
             share = 1.0 if not self.settings.warmup else min(1.0, int(batch["step"][0]) / self.settings.warmup)
             g = tangent(u, time, before, change, guided, share)
-        field = trig_from_flow(self.predict(text, mask, scale))(u, time)
         loss = consistency_loss(field, g, time, self.uncertainty(time))
         return loss, {
             "consistency": loss.detach(),
@@ -184,6 +190,23 @@ class Consistency:
             field = trig_from_flow(self.predict(text, mask, scale_B))
             found: tuple[Tensor, ...] = torch.func.jvp(field, (u, time_B), along)
         return found[0], found[1]
+
+    def difference(
+        self,
+        u: Tensor,
+        time_B: Tensor,
+        field: Tensor,
+        direction: Tensor,
+        text: Tensor,
+        mask: Tensor,
+        scale_B: Tensor,
+    ) -> Tensor:
+        """What ``derivative`` gives second, from ``field``, the ``F`` at ``u``, and that at a time ``span`` earlier, to
+        which ``u`` is moved along ``direction``; of less than twice ``span``, half way to none."""
+        span = (time_B / 2).clamp_max(self.settings.span)
+        there = u - per_sample(span, u) * direction
+        earlier = trig_from_flow(self.predict(text, mask, scale_B))(there, time_B - span)
+        return per_sample(time_B.cos() * time_B.sin() / span, u) * (field - earlier)
 
     def finished(self, u: Tensor, time_B: Tensor, text: Tensor, mask: Tensor, scale_B: Tensor) -> Tensor:
         """The picture [B, ...] that the student sees in ``u``: ``cos(t) u - sin(t) F``, which of the flow is

@@ -35,11 +35,11 @@ class NFTSettings(Section):
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.9
     times: Positive = 2
     clip: Annotated[float, Field(gt=0)] = 3.0
-    anchor: Annotated[float, Field(ge=0)] = 0.0
 
 
 class NFT:
-    """The objective. ``old`` is saved with the run, beside what is trained."""
+    """The objective. ``old`` is saved with the run, beside what is trained. ``anchor`` holds velocities near the plain
+    model's."""
 
     def __init__(
         self,
@@ -48,9 +48,10 @@ class NFT:
         goals: Sequence[Goal],
         prompts: Sequence[str],
         settings: NFTSettings,
+        anchor: float = 0.0,
     ) -> None:
         self.factors, self.painter, self.goals = dict(factors), painter, goals
-        self.prompts, self.settings = prompts, settings
+        self.prompts, self.settings, self.anchor = prompts, settings, anchor
         self.old = {name: copy.deepcopy(each).requires_grad_(False) for name, each in factors.items()}
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -95,13 +96,13 @@ class NFT:
             with self.painter.reading(self.old):
                 old = velocity()
             with self.painter.plain():
-                plain = velocity() if s.anchor else old
+                plain = velocity() if self.anchor else old
         new = velocity()
         towards = (1 - s.beta) * old + s.beta * new
         away = (1 + s.beta) * old - s.beta * new
         r = per_sample(level, x)
         error = r * (towards - aim).square() + (1 - r) * (away - aim).square()
-        return error.mean() + s.anchor * (new - plain).square().mean()
+        return error.mean() + self.anchor * (new - plain).square().mean()
 
     def _optimality(self, frames: Tensor, prompts: Sequence[str], groups: int) -> tuple[Tensor, dict[str, Tensor]]:
         """``[B]`` in [0, 1]: where each stands in its group, and the scores' means. One that cannot be scored stands in

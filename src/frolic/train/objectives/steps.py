@@ -48,16 +48,16 @@ class StepChoice:
             wrong.append("the experts that are trained have no steps: give more steps, or another shift")
         if settings.choose == "list":
             if not settings.steps:
-                wrong.append("job.choice.choose is list, but job.choice.steps is empty")
+                wrong.append("job.gradient.choice.choose is list, but job.gradient.choice.steps is empty")
             outside = sorted({step for step in settings.steps if step not in allowed})
             if outside:
                 named = ", ".join(map(str, outside))
                 wrong.append(f"steps {named} are not of an expert that is trained; those are {spans}")
         elif settings.steps:
-            wrong.append(f"job.choice.steps are for choose: list, not {settings.choose}")
+            wrong.append(f"job.gradient.choice.steps are for choose: list, not {settings.choose}")
         least = min((len(group) for group in groups), default=0)
         if settings.choose not in ("list", "last") and settings.count > least > 0:
-            wrong.append(f"job.choice.count is {settings.count}, of {least} steps")
+            wrong.append(f"job.gradient.choice.count is {settings.count}, of {least} steps")
         if wrong:
             raise ConfigError(f"No steps can be chosen: {'; '.join(wrong)}.")
         return cls(settings, tuple(groups))

@@ -50,13 +50,22 @@ class Window(Section):
     where: Literal["random", "first"] = "random"
 
 
+class GradientSettings(Section):
+    """Of ``method: gradient``: which steps are trained in an update, what of a clip is scored in it, and whether what
+    the rewards see is cut and blurred a little."""
+
+    choice: StepSettings = StepSettings()
+    window: Window = Window()
+    disturb: bool = True
+
+
 class Settings(Section):
     """``rewards``: what is trained for, each as ``NAME[=WEIGHTS][:WEIGHT]``; ``held_out`` what is only watched, as
     ``NAME[=WEIGHTS]``. ``method``:
     ``gradient`` (``frolic.train.objectives.reward``) or ``nft``, for rewards without gradients
-    (``frolic.train.objectives.nft``). ``steps``, ``sampler``, ``guidance_scale`` and ``guidance_scale_2`` of the
+    (``frolic.train.objectives.nft``), each with a section of its own settings. ``steps``, ``sampler``, ``guidance_scale`` and ``guidance_scale_2`` of the
     rollout are the model's own where they are not set. ``train``: of two experts, which. ``anchor`` keeps the model
-    near what it was. ``disturb`` cuts and blurs what the rewards see. ``check_every`` updates the held-out prompts are
+    near what it was. ``check_every`` updates the held-out prompts are
     drawn, with ``check_steps`` steps (the model's own if not set), and the run ends when a held-out reward lies
     ``floor`` deviations below the plain model's in ``patience`` checks. ``rank``, ``alpha``, ``targets`` and
     ``recompute`` as in ``kind: lora``."""
@@ -64,15 +73,13 @@ class Settings(Section):
     rewards: Annotated[list[str], Field(min_length=1)]
     held_out: list[str] = []
     method: Literal["gradient", "nft"] = "gradient"
+    gradient: GradientSettings = GradientSettings()
     nft: NFTSettings = NFTSettings()
     steps: Positive | None = None
     sampler: str | None = None
     guidance_scale: float | None = None
     guidance_scale_2: float | None = None
-    choice: StepSettings = StepSettings()
-    window: Window = Window()
     anchor: Annotated[float, Field(ge=0)] = 0.0
-    disturb: bool = True
     train: Literal["both", "high", "low"] = "both"
     check_every: Positive = 25
     check_steps: Positive | None = None
@@ -155,14 +162,14 @@ def build(recipe: Recipe) -> Job:
     goals = [Goal(reward, weight, deviation[reward.name]) for reward, weight in trained]
     objective: RewardGradient | NFT
     if settings.method == "nft":
-        objective = NFT(factors, painter, goals, prompts, settings.nft)
+        objective = NFT(factors, painter, goals, prompts, settings.nft, settings.anchor)
     else:
         groups = painter.expert_steps()
         named = dict(zip(nets, groups, strict=True))
-        choice = StepChoice.of(settings.choice, [named[name] for name in factors])
+        choice = StepChoice.of(settings.gradient.choice, [named[name] for name in factors])
         objective = RewardGradient(
             factors, painter, goals, choice, prompts, painter.shape, settings.anchor,
-            disturb if settings.disturb else None,
+            disturb if settings.gradient.disturb else None,
         )  # fmt: skip
     marks = {
         "model": pipeline.card.hash,
@@ -266,14 +273,16 @@ def _painter(
     null = pipeline.text.encode("", negative=True)
     scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
     other = settings.guidance_scale_2 if settings.guidance_scale_2 is not None else scale
-    decode = partial(_stills, pipeline) if count is None else partial(_clips, pipeline, settings.window, count)
-    seen = (frames or 1) if settings.window.latents is None or count is None else _least(vae, settings.window, count)
+    window = settings.gradient.window
+    decode = partial(_stills, pipeline) if count is None else partial(_clips, pipeline, window, count)
+    whole = count is None or settings.method == "nft" or window.latents is None
+    seen = (frames or 1) if whole else _least(vae, window, count or 1)
     # What is only watched sees whole clips.
     shown = {reward.name: seen if reward.name in trained else frames or 1 for reward in rewards}
     short = [f"{each.name} ({each.least_frames})" for each in rewards if each.least_frames > shown[each.name]]
     if short:
         raise ConfigError(
-            f"{', '.join(short)} need more frames than they are shown; widen job.window, or leave them out."
+            f"{', '.join(short)} need more frames than they are shown; widen job.gradient.window, or leave them out."
         )
     # Of two experts one waits where memory is cheaper.
     held = {name: Resident(net) if len(nets) == 1 else Offloaded(net, pipeline.device) for name, net in nets.items()}
@@ -317,7 +326,7 @@ def _facts(settings: Settings, painter: ModelPainter, weights: Mapping[str, floa
     return {
         "rewards": dict(weights),
         "method": settings.method,
-        "choice": settings.choice.model_dump(),
+        **({"choice": settings.gradient.choice.model_dump()} if settings.method == "gradient" else {}),
         "guidance_scale": painter.scales,
         "sampler": sampler,
         "steps": len(painter.sigmas) - 1,
