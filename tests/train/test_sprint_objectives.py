@@ -20,6 +20,7 @@ from frolic.train.objectives.consistency import (
     state_at,
     tangent,
 )
+from frolic.train.objectives.trajectory import TrajectorySettings, solve
 
 CONFIG = SanaConfig(
     in_channels=4, out_channels=4, heads=4, head_dim=8, layers=3, cross_heads=2, cross_head_dim=16,
@@ -271,6 +272,54 @@ def test_one_step_of_the_student_becomes_all_steps_of_the_teacher(kind):
         objective.loss(given, generator(step))[0].backward()
         optimizer.step()
     assert off() < 0.15
+
+
+def test_trajectories_end_where_the_teacher_does_and_the_student_learns_to_see_it():
+    """Of normal data the way is known: from ``u`` at time ``t`` to ``mean + deviation (u - cos t mean) / s``, ``s`` the
+    deviation of ``u``."""
+    torch.manual_seed(0)
+    student, teacher = Small(), Normal()
+    asked = TrajectorySettings(steps=40, bend=1.5)
+    settings = ConsistencySettings(guidance=[1.0], trajectory=asked)
+    objective = Consistency(student, teacher, settings, torch.zeros(1, 1, 1), torch.ones(1, 1) > 0)
+    x0, noise = (torch.randn(256, 1, 1, 1, generator=generator(seed)) for seed in (1, 2))
+    time = torch.linspace(0.1, math.pi / 2, 256)
+    read = torch.zeros(256, 1, 1), torch.ones(256, 1, dtype=torch.bool)
+    u = state_at(teacher.mean + teacher.deviation * x0, noise, time)
+
+    def ends(u: Tensor, time: Tensor) -> Tensor:
+        cos, sin = time.cos().reshape(-1, 1, 1, 1), time.sin().reshape(-1, 1, 1, 1)
+        return (
+            teacher.mean
+            + teacher.deviation * (u - cos * teacher.mean) / ((cos * teacher.deviation) ** 2 + sin**2).sqrt()
+        )
+
+    with torch.no_grad():
+        field = trig_from_flow(objective.guided(*read, torch.ones(256)))
+        states, times, end = solve(field, u, time, asked)
+        coarse = solve(field, u, time, TrajectorySettings(steps=10, bend=1.5))[2]
+    assert states.shape == (40, 256, 1, 1, 1) and torch.equal(times[0], time) and torch.equal(states[0], u)
+    error = float((end - ends(u, time)).abs().max())
+    assert error < 1e-2 and 8 * error < float((coarse - ends(u, time)).abs().max()), "of the second order"
+    assert torch.allclose(ends(states[20], times[20]), end, atol=1e-2), "every state leads to the same end"
+
+    def off() -> float:
+        with torch.no_grad():
+            found = objective.finished(noise, torch.full((256,), math.pi / 2), *read, torch.ones(256))
+        return float((found - ends(noise, torch.full((256,), math.pi / 2))).square().mean().sqrt())
+
+    before = off()
+    optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
+    for step in range(200):
+        given = {"latents": teacher.mean + teacher.deviation * torch.randn(64, 1, 1, 1), "text": read[0][:64]}
+        optimizer.zero_grad()
+        loss, scalars = objective.loss(
+            {**given, "mask": read[1][:64], "step": torch.full((64,), step)}, generator(step)
+        )
+        loss.backward()
+        optimizer.step()
+    assert off() < 0.1 < before
+    assert 0 < float(scalars["ends_of_starts"]) < 0.05
 
 
 def test_the_restless_part_comes_in_slowly():

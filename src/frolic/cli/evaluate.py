@@ -158,7 +158,7 @@ def reconstruction(
 
 
 def sheet(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("sheet.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG or WebP to write.")] = Path("sheet.png"),
     model: ModelOption = "starter",
     seed: SeedOption = 0,
     steps: StepsOption = None,
@@ -167,17 +167,14 @@ def sheet(
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
     """Draw 64 prompts of all suites, evenly spaced and none picked, as one 8 x 8 contact sheet."""
-    import io
-
     import frolic
     from frolic.eval.judge import Judge
     from frolic.eval.measure import cases_of_all
-    from frolic.eval.sheet import CELLS, contact_sheet
+    from frolic.eval.sheet import CELLS, check_sheet, contact_sheet, save_sheet
     from frolic.eval.starter import drawer
-    from frolic.io.files import check_writable, write_bytes
     from frolic.pipeline.result import to_image
 
-    check_writable(out, force=force)
+    check_sheet(out, force=force)
     prompts = [case.prompt for case in cases_of_all(Judge.load().concepts, CELLS)]
     draw = drawer(frolic.load(model), steps=steps, guidance_scale=guidance)
     images = [
@@ -185,9 +182,7 @@ def sheet(
         for first in range(0, CELLS, batch)
         for picture in draw(prompts[first : first + batch], seed + first)
     ]
-    buffer = io.BytesIO()
-    contact_sheet(images, prompts).save(buffer, "PNG", optimize=True)
-    write_bytes(out, buffer.getvalue(), force=force)
+    save_sheet(contact_sheet(images, prompts), out, force=force)
     typer.echo(f"{out}: {len(images)} prompts of all suites, seeds {seed} to {seed + len(images) - 1}")
 
 

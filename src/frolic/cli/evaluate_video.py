@@ -35,7 +35,9 @@ def starter_video(
     guidance: GuidanceOption = None,
     lora: LoraOption = None,
     batch: BatchOption = 4,
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG to write: a strip of frames of each clip.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="PNG or WebP to write: a strip of frames of each clip.")
+    ] = None,
     true: Annotated[
         bool, typer.Option("--true", help="Judge true clips instead of a model's: the ceiling of each figure.")
     ] = False,
@@ -52,14 +54,16 @@ def starter_video(
     from frolic.errors import RequestError
     from frolic.eval import video
     from frolic.eval.judge import Judge
+    from frolic.eval.sheet import check_sheet
     from frolic.io.files import check_writable, write_json
     from frolic.strength import strengths
 
     if (model is None) is not true:
         raise RequestError("Give either --model, or --true for clips that are as they should be.")
-    for path in (sheet, out):
-        if path is not None:
-            check_writable(path, force=force)
+    if sheet is not None:
+        check_sheet(sheet, force=force)
+    if out is not None:
+        check_writable(out, force=force)
     judge = Judge.load()
     chosen = {name: video.suite(name, judge.concepts, limit) for name in video.names(suite)}
     film = (
@@ -116,12 +120,7 @@ def _figures(summary: Summary) -> dict[str, object]:
 
 
 def _write_sheet(clips: list[np.ndarray], labels: list[str], path: Path, force: bool) -> None:
-    import io
-
-    from frolic.eval.sheet import strip_sheet
+    from frolic.eval.sheet import save_sheet, strip_sheet
     from frolic.eval.video import filmstrips
-    from frolic.io.files import write_bytes
 
-    buffer = io.BytesIO()
-    strip_sheet(filmstrips(clips), labels).save(buffer, "PNG", optimize=True)
-    write_bytes(path, buffer.getvalue(), force=force)
+    save_sheet(strip_sheet(filmstrips(clips), labels), path, force=force)

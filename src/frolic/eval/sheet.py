@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from frolic.errors import RequestError
+from frolic.io.files import check_writable, write_bytes
+
+_FORMATS: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG", "optimize": True},
+    ".webp": {"format": "WEBP", "quality": 90, "method": 6},
+}
 PAPER, INK = (255, 255, 255), (60, 60, 67)
 MARGIN, LINES = 6, 2
 CELLS = 64
@@ -48,6 +58,23 @@ def strip_sheet(strips: Sequence[np.ndarray], labels: Sequence[str], columns: in
         sheet.paste(Image.fromarray(strip), (left, top))
         draw.text((left, top + high + 1), _wrap(label, draw, font, wide)[0], fill=INK, font=font)
     return sheet
+
+
+def check_sheet(path: Path, *, force: bool) -> None:
+    """Raises:
+    RequestError: ``path`` ends in neither ``.png`` nor ``.webp``. FileError: nothing can be written there.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise RequestError(f"{path} is not the name of a picture; end it in .png, or .webp, a fifth of the size.")
+    check_writable(path, force=force)
+
+
+def save_sheet(sheet: Image.Image, path: Path, *, force: bool) -> None:
+    """Write ``sheet`` to ``path``, whole or not at all. Raises as ``check_sheet``."""
+    check_sheet(path, force=force)
+    buffer = io.BytesIO()
+    sheet.save(buffer, **_FORMATS[path.suffix.lower()])
+    write_bytes(path, buffer.getvalue(), force=force)
 
 
 def _wrap(

@@ -9,6 +9,7 @@ B batch, C latent channels, h/w latent height and width, S text tokens, E text w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Annotated, Literal
@@ -22,6 +23,7 @@ from frolic.nn.embed import sinusoid
 from frolic.sampling.prediction import Velocity, per_sample, trig_from_flow, trig_level, trig_scale
 from frolic.sampling.schedules import TRAIN_STEPS
 from frolic.train.objectives.base import Batch, Source
+from frolic.train.objectives.trajectory import TrajectorySettings, distance, solve
 
 DEVIATION = 0.5
 """Of the data, in published TrigFlows."""
@@ -34,7 +36,8 @@ class ConsistencySettings(Section):
     the teacher, each as often, which the student is told. ``warmup``: the updates over which the unstable part of the
     tangent comes in. ``tangent``: the precision of the student's derivative, whatever the trainer's is; or
     ``difference``, which is no derivative but a difference over ``span`` of time, in the trainer's precision: half the
-    work, as in consistency models of discrete time (arXiv 2303.01469)."""
+    work, as in consistency models of discrete time (arXiv 2303.01469). With ``trajectory`` there are no tangents: the
+    student learns the ends of the teacher's trajectories instead (``trajectory.py``)."""
 
     mean: float = 0.2
     deviation: Annotated[float, Field(gt=0)] = 1.6
@@ -42,6 +45,7 @@ class ConsistencySettings(Section):
     warmup: Count = 4000
     tangent: Literal["fp32", "bf16", "difference"] = "fp32"
     span: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    trajectory: TrajectorySettings | None = None
 
 
 def drawn_times(count: int, mean: float, deviation: float, generator: torch.Generator) -> Tensor:
@@ -134,6 +138,8 @@ class Consistency:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """``latents`` [B, C, h, w] of about unit deviation, ``text`` [B, S, E], ``mask`` [B, S], ``step`` [B]."""
+        if self.settings.trajectory is not None:
+            return self.ends(batch, generator, self.settings.trajectory)
         x0, text, mask = full(batch["latents"]), batch["text"], batch["mask"]
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         time = drawn_times(len(x0), self.settings.mean, self.settings.deviation, generator).to(x0)
@@ -155,6 +161,25 @@ class Consistency:
             "change": change.flatten(1).norm(dim=1).mean(),
             "from_teacher": (before - guided).square().mean(),
         }
+
+    def ends(
+        self, batch: Batch, generator: torch.Generator, settings: TrajectorySettings
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the teacher's trajectories from a batch as ``loss`` takes it."""
+        x0, text, mask = full(batch["latents"]), batch["text"], batch["mask"]
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
+        time = drawn_times(len(x0), self.settings.mean, self.settings.deviation, generator)
+        alone = torch.rand(len(x0), generator=generator) < settings.noisiest
+        time = torch.where(alone, torch.tensor(math.pi / 2), time).to(x0)
+        scale = self.scales(len(x0), generator).to(x0)
+        with torch.no_grad():
+            field = trig_from_flow(self.guided(text, mask, scale))
+            states, times, end = solve(field, state_at(x0, noise, time), time, settings)
+        count = len(states)
+        texts, masks = text.repeat(count, 1, 1), mask.repeat(count, 1)
+        found = self.finished(states.flatten(0, 1), times.flatten(), texts, masks, scale.repeat(count))
+        far, off = distance(found, end.repeat(count, *[1] * (end.ndim - 1)))
+        return far.mean(), {"ends": off.mean(), "ends_of_starts": off[: len(x0)].mean()}
 
     def scales(self, count: int, generator: torch.Generator) -> Tensor:
         """``[count]`` guidance scales."""
