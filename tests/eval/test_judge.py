@@ -16,6 +16,7 @@ from frolic.eval.classifier import ClassifierNet, shrink
 from frolic.eval.judge import FILES, Judge, crop
 from frolic.eval.layouts import Cuts
 from frolic.eval.scoring import score
+from frolic.eval.stored import packed, unpacked
 from frolic.eval.suites import Case
 from frolic.eval.train_judge import PARTS, rows_of, train_classifier, train_detector, train_judge
 from frolic.eval.training import Recipe
@@ -194,6 +195,29 @@ def test_the_command_trains_in_parts_and_reports(shape_pack: Path, tmp_path: Pat
         "detector.safetensors",
         "judge.json",
     ]
+
+
+def test_weights_are_kept_in_eight_bits_with_a_scale_for_each_output() -> None:
+    torch.manual_seed(0)
+    net = ClassifierNet(6)
+    with torch.no_grad():
+        net.concept.weight[0] *= 100  # one loud output must not cost the others their precision
+    state = net.state_dict()
+    kept = packed(state)
+    back = unpacked(kept)
+    assert back.keys() == state.keys() and {value.dtype for value in back.values() if value.ndim > 1} == {torch.float32}
+    for name, value in state.items():
+        if kept[name].dtype == torch.int8:
+            rows, off = value.flatten(1), (back[name] - value).flatten(1)
+            assert bool((off.abs().amax(dim=1) <= rows.abs().amax(dim=1) / 253).all()), name
+    again = packed(back)
+    assert all(torch.equal(kept[name], again[name]) for name in kept), "what was rounded stays as it is"
+    size = sum(value.numel() * value.element_size() for value in kept.values())
+    assert size < 0.3 * sum(value.numel() * 4 for value in state.values())
+    scaled = next(name for name in kept if name.endswith(".scale"))
+    for wrong in ({scaled: kept[scaled]}, {**kept, scaled: kept[scaled][:-1]}):
+        with pytest.raises(ValueError):
+            unpacked(wrong)
 
 
 def test_size_of_the_net() -> None:

@@ -27,6 +27,7 @@ from frolic.eval.classifier import SIDE, STYLES, ClassifierNet, shrink
 from frolic.eval.colours import ground_colour, thing_colour
 from frolic.eval.grounds import SCENIC
 from frolic.eval.layouts import Box
+from frolic.eval.stored import unpacked
 from frolic.eval.suites import Known
 
 FORMAT = 3
@@ -85,7 +86,7 @@ class Judge:
         again = f"`frolic eval train-judge --out {where}`"
         try:
             facts = json.loads((where / "judge.json").read_text("utf-8"))
-            states = [load_file(where / name) for name in FILES]
+            states = [unpacked(load_file(where / name)) for name in FILES]
             if facts["format"] != FORMAT:
                 raise ValueError("it is of another version")
             judge = cls(ClassifierNet(len(facts["concepts"])), detector.DetectorNet(), facts)
@@ -145,8 +146,6 @@ def crop(x_3HW: Tensor, box: Box, margin: float = MARGIN) -> Tensor:
 
 def _fill(net: nn.Module, state: Mapping[str, Tensor], again: str) -> None:
     try:
-        net.load_state_dict(
-            {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-        )
+        net.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"Make the judge again with {again}: {error}.") from error

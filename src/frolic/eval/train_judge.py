@@ -27,6 +27,7 @@ from frolic.eval.judge import FILES, FORMAT, Judge
 from frolic.eval.layouts import Cuts, compose, scatter
 from frolic.eval.recolour import COLOURS, recolour
 from frolic.eval.renders import crowd, degrade
+from frolic.eval.stored import packed, unpacked
 from frolic.eval.suites import Known
 from frolic.eval.training import Recipe, Tell, build, fit, step_generator
 from frolic.io.files import write_bytes
@@ -137,7 +138,8 @@ def _between(first: ClassifierNet, last: ClassifierNet, share: float) -> Classif
         for name, value in last.state_dict().items()
     }
     last.load_state_dict(mixed)
-    return last.to(torch.bfloat16).float()
+    last.load_state_dict(unpacked(packed(last.state_dict())))
+    return last.float()
 
 
 def train_style(
@@ -304,15 +306,11 @@ def _text(facts: Mapping[str, Any]) -> str:
 def _load(net: N, path: Path) -> N:
     """``net`` with the weights at ``path``. Raises FileError when they are missing or another net's."""
     try:
-        state = load_file(path)
-        net.load_state_dict({name: value.float() for name, value in state.items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
+        net.load_state_dict(unpacked(load_file(path)))
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise FileError(f"Train the judge again: {path} cannot be used ({error}).") from error
     return net
 
 
 def _save(net: nn.Module, path: Path) -> None:
-    state = net.state_dict()
-    kept = {name: value.to(torch.bfloat16) if value.is_floating_point() else value for name, value in state.items()}
-    data = safetensors.torch.save({name: value.contiguous() for name, value in kept.items()})
-    write_bytes(path, data, force=True)
+    write_bytes(path, safetensors.torch.save(packed(net.state_dict())), force=True)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from frolic.errors import FileError, RequestError
+from frolic.eval.stored import packed, unpacked
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def fit(
             _keep(state, net, optimizers, recipe, step + 1)
             return False
     # Rounded as it will be stored: what is measured is what is shipped.
-    net.to(torch.bfloat16).float().eval().requires_grad_(False)
+    net.load_state_dict(unpacked(packed(net.state_dict())))
+    net.eval().requires_grad_(False)
     return True
 
 

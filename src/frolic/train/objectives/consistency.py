@@ -166,7 +166,8 @@ class Consistency:
         self, batch: Batch, generator: torch.Generator, settings: TrajectorySettings
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the teacher's trajectories from a batch as ``loss`` takes it."""
-        x0, text, mask = full(batch["latents"]), batch["text"], batch["mask"]
+        some = math.ceil(settings.share * len(batch["latents"]))
+        x0, text, mask = full(batch["latents"][:some]), batch["text"][:some], batch["mask"][:some]
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         time = drawn_times(len(x0), self.settings.mean, self.settings.deviation, generator)
         alone = torch.rand(len(x0), generator=generator) < settings.noisiest

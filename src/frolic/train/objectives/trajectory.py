@@ -21,11 +21,13 @@ _SOFTEN = 0.02
 
 class TrajectorySettings(Section):
     """``steps`` of the solver between a start and the finished picture, those near the start shorter with a ``bend``
-    above 1. A share (``noisiest``) of the starts is noise alone, the others lie where consistency has its times."""
+    above 1. A share (``noisiest``) of the starts is noise alone, the others lie where consistency has its times. Of a
+    batch only a ``share`` is solved for: beside heads that judge, which take all of it, that is often enough."""
 
     steps: Annotated[int, Field(ge=2, le=1000)] = 8
     bend: Annotated[float, Field(ge=1, le=4)] = 1.3
     noisiest: Fraction = 0.5
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 def solve(
