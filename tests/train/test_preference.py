@@ -92,7 +92,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another set of pairs"):
         train(tmp_path / "parts", pairs, *few)
     begun = train(tmp_path / "begun", pairs, *few, f"trainer.init_from={whole}", until=0).export
-    assert torch.equal(load(begun / "model.safetensors")["head.linear.weight"], one["head.linear.weight"])
+    assert torch.equal(load(begun / "model.safetensors")["linear.weight"], one["linear.weight"])
     with pytest.raises(CheckpointError, match=r"other settings of job\.hidden"):
         train(tmp_path / "other", pairs, f"trainer.init_from={whole}", "trainer.steps=6")
 

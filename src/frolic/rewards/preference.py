@@ -1,6 +1,7 @@
 """The reward ``preference``: what ``frolic reward train`` learned from choices.
 
-Its folder holds all it needs but the text encoder: the dual encoder, the head, and what they were learned from.
+Its folder holds all it needs but the text encoder: the dual encoder, as it was stored, in ``encoder.safetensors``; the
+head in ``model.safetensors``; and what they were learned from in ``config.json``.
 
 B clips, T frames of each, H/W sides of a frame.
 """
@@ -26,6 +27,7 @@ from frolic.rewards.dual import CONFIG, WEIGHTS, Prompts, reader_for
 from frolic.rewards.preprocess import resize, spread
 
 KIND = "preference"
+ENCODER = "encoder.safetensors"
 _SHARE = Kind("a share or null", lambda value: value is None or (type(value) in (int, float) and 0 <= value <= 1))
 _KNOWN = {
     "dual": MAPPING,
@@ -82,10 +84,11 @@ class Learned(nn.Module):
 
 
 def write_preference(config: PreferenceConfig, learned: Learned, folder: Path) -> None:
-    """``config.json`` and weights into ``folder``, which is there: the encoder as it was stored, the head exactly."""
-    state = {name: tensor.detach().cpu() for name, tensor in learned.state_dict().items()}
-    tensors = {name: t.to(torch.bfloat16) if name.startswith("dual.") else t.float() for name, t in state.items()}
-    safetensors.save(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    """The files of a reward into ``folder``, which is there."""
+    encoder = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in learned.dual.state_dict().items()}
+    head = {name: tensor.detach().cpu().float() for name, tensor in learned.head.state_dict().items()}
+    for name, tensors in ((ENCODER, encoder), (WEIGHTS, head)):
+        safetensors.save(tensors, folder / name, metadata={"format": "pt"})
     write_json(folder / CONFIG, config.to_json())
 
 
@@ -98,7 +101,8 @@ def read_preference(folder: Path) -> tuple[PreferenceConfig, Learned]:
     config = PreferenceConfig.from_json(read_json_object(folder / CONFIG))
     head = PreferenceHead(described(config.dual, config.prompts), config.hidden)
     learned = Learned(DualEncoder(config.dual), head)
-    safetensors.fill(learned, folder / WEIGHTS, of="the reward")
+    safetensors.fill(learned.dual, folder / ENCODER, of="the reward")
+    safetensors.fill(learned.head, folder / WEIGHTS, of="the reward")
     return config, learned
 
 
@@ -127,7 +131,7 @@ class Preference(Base):
         folder = Path(weights).expanduser()
         self.config, self.learned = read_preference(folder)
         self.prompts: Prompts | None = None
-        marks = {"preference": safetensors.fingerprint([folder / WEIGHTS])}
+        marks = {"preference": safetensors.fingerprint([folder / ENCODER, folder / WEIGHTS])}
         if self.config.prompts:
             reader = reader_for(self.config.text_encoder, None if text is None else Path(text).expanduser())
             self.prompts = Prompts(reader, self.learned.dual)

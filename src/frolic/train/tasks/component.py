@@ -84,13 +84,16 @@ def write_component(
     spec: ComponentSpec, component: str, config: Any, module: nn.Module, folder: Path, dtype: torch.dtype
 ) -> None:
     """``config.json`` and safetensors under the published names, into an empty or new ``folder``. In 8 bits only large
-    matrices are kept, which are nearly all there is; the rest, and what embeds times and texts, is in bfloat16 then."""
+    matrices are kept, which are nearly all there is; the rest, and what embeds times and captions, is in bfloat16
+    then."""
     folder.mkdir(parents=True, exist_ok=True)
     state = spec.keymap(config).save(module.state_dict())
 
     def kept(name: str, tensor: Tensor) -> torch.dtype:
-        large = tensor.ndim > 1 and tensor.numel() >= _LARGE and name.endswith(".weight") and "embed" not in name
-        return dtype if large or dtype.itemsize > 1 else torch.bfloat16
+        large = tensor.ndim > 1 and tensor.numel() >= _LARGE and name.endswith(".weight")
+        # A vocabulary is most of a small text encoder, and each token has its own rounding.
+        rough = "embed" not in name or name.endswith("embed_tokens.weight")
+        return dtype if (large and rough) or dtype.itemsize > 1 else torch.bfloat16
 
     tensors = {name: tensor.detach().to("cpu", kept(name, tensor)) for name, tensor in state.items()}
     weights = WEIGHTS.get(component, _DIFFUSERS_WEIGHTS)

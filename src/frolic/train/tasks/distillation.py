@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Encoding
@@ -33,6 +34,7 @@ from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.distillation import Distillation
 from frolic.train.tasks.cache import cached
 from frolic.train.tasks.component import (
+    STORED,
     ModelSection,
     component_spec,
     load_weights,
@@ -47,7 +49,8 @@ OFTEN = 4
 
 
 class Settings(Section):
-    """``tokens``: longest sentence; longer ones are cut. ``words``: weight of the words' own targets.
+    """``tokens``: longest sentence; longer ones are cut. ``words``: weight of the words' own targets. ``store``: what
+    the finished weights are kept in.
 
     ``lengths``: sentences of up to so many tokens are sampled together, so that little is computed for padding and a
     compiled run meets few shapes."""
@@ -55,6 +58,7 @@ class Settings(Section):
     tokens: int = 24
     words: float = 1.0
     lengths: list[int] = [6, 12]
+    store: Literal["bfloat16", "float8"] = "bfloat16"
 
 
 class Data(Section):
@@ -177,7 +181,8 @@ def build(recipe: Recipe) -> Job:
             nn.init.normal_(parameter, std=0.06)
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
-        write_component(spec, "text_encoder", config, modules["text_encoder"], folder / "text_encoder", torch.bfloat16)
+        dtype = STORED[settings.store]
+        write_component(spec, "text_encoder", config, modules["text_encoder"], folder / "text_encoder", dtype)
         write_tokenizer(tokenizer, folder / "tokenizer")
 
     return Job(
