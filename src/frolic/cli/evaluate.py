@@ -30,11 +30,13 @@ SeedOption = Annotated[int, typer.Option("--seed", "-s", help="Seed of the first
 
 def register(app: typer.Typer) -> None:
     """Add the ``eval`` commands."""
+    from frolic.cli.evaluate_sprint import starter_sprint
     from frolic.cli.evaluate_video import starter_video
 
     evaluate = typer.Typer(no_args_is_help=True, help="Measure the quality of a model's pictures.")
     for name, command in (
         ("starter", starter),
+        ("starter-sprint", starter_sprint),
         ("starter-video", starter_video),
         ("fid", fid),
         ("reconstruction", reconstruction),

@@ -19,7 +19,7 @@ from frolic.cli.replay import Replay, model_of
 from frolic.cli.report import Report
 from frolic.errors import FileError, RequestError
 from frolic.io.files import existing_file, reason
-from frolic.request import FEW, IMPLIED_STRENGTH, Request
+from frolic.request import FEW, IMPLIED_STRENGTH, Request, suits
 from frolic.strength import Strength, blend_of
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def run(arguments: Sequence[str]) -> None:
         request, kept = replay.request(prompts, fields)
         model, dtype, device = model or replay.model(), dtype or replay.dtype, device or replay.device
     request = replace(request, loras=(blend,))
+    model = model or _starter(request, options)
     pictures = range(request.pictures) if kept is None else range(kept, kept + 1)
     if not options.dry_run:
         refuse(options.output, request, pictures, options.force)
@@ -74,12 +75,12 @@ def run(arguments: Sequence[str]) -> None:
         chosen.setdefault("compat", replay.compat if replay else "diffusers")
         implied = options.strength is None and fields["strength"] is not None
         if options.dry_run:
-            _say_plan(report, model or "starter", chosen, request, options, implied)
+            _say_plan(report, model, chosen, request, options, implied)
             return
         with _uncollected():
             inputs = _inputs(options)
             plan = _plan(
-                model or "starter",
+                model,
                 chosen,
                 report,
                 led=options.control is not None,
@@ -106,6 +107,12 @@ def run(arguments: Sequence[str]) -> None:
             kind = "video" if result.videos else "image"
             report.made(path, result.seeds[index], result.request.prompt_of(index), kind)
         report.event("done", seconds=round(result.seconds, 3))
+
+
+def _starter(request: Request, options: argparse.Namespace) -> str:
+    """The starter that is drawn with where no model is named: the quick one, if it can do what is asked."""
+    given = (options.image, options.control, options.controlnet, options.vae, options.base, options.variant)
+    return "starter" if any(given) or not suits(request) else "starter-sprint"
 
 
 def _meant(request: Request, plan: BuildPlan, implied: bool) -> Request:

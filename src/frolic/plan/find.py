@@ -25,6 +25,7 @@ def _shipped(folder: str) -> Path:
 
 ALIASES: Mapping[str, Callable[[], Path]] = {
     "starter": partial(_shipped, "model"),
+    "starter-sprint": partial(_shipped, "sprint"),
     "starter-video": partial(_shipped, "video"),
 }
 """Models that ship with frolic."""

@@ -13,7 +13,7 @@ from frolic.request.checks import (
     SAMPLERS,
     SCHEDULES,
 )
-from frolic.request.few import IMPLIED_STRENGTH, kept_nothing
+from frolic.request.few import IMPLIED_STRENGTH, kept_nothing, suits
 from frolic.request.request import RECORDED, UNSAID, Request
 from frolic.request.sizes import batch_size, parse_aspect
 from frolic.sampling.few import FEW, MOST
@@ -39,4 +39,5 @@ __all__ = [
     "batch_size",
     "kept_nothing",
     "parse_aspect",
+    "suits",
 ]

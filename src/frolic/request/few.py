@@ -6,6 +6,7 @@ It is told the guidance scale, so it has no unconditional branch, and what acts 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
 IMPLIED_STRENGTH = 0.5
 """How much of an image is drawn anew where nobody says: at two steps, more would be all of it."""
 _LAST_TIME = 1.5708
+
+
+_HAS_TOO = frozenset(
+    {"prompts", "seed", "num_images", "height", "width", "aspect", "steps", "times", "sampler", "loras"}
+)
+"""Fields of a request that a model of a few steps carries out as any other does, within its limits."""
+
+
+def suits(request: Request) -> bool:
+    """Whether a model that draws in a few steps can do all of what is asked for: no more steps than it has, no sampler
+    but its own, and nothing that acts on guidance, on an image, on adapters or on time."""
+    plain = all(
+        getattr(request, field.name) == field.default for field in fields(request) if field.name not in _HAS_TOO
+    )
+    return plain and (request.steps or 1) <= MOST and request.sampler in (None, FEW) and not any(request.loras or ())
 
 
 def check_times(problems: list[str], times: Any, steps: Any) -> None:

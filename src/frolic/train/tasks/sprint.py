@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import model_validator
@@ -29,7 +30,7 @@ from frolic.train.objectives.adversarial import Adversarial, AdversarialSettings
 from frolic.train.objectives.consistency import Consistency, ConsistencySettings, Stepped
 from frolic.train.tasks import lora
 from frolic.train.tasks.base import Base, autocast, drawn, open_base, set_aside
-from frolic.train.tasks.component import load_weights, weights_mark, write_component
+from frolic.train.tasks.component import STORED, load_weights, weights_mark, write_component
 from frolic.train.tasks.flow import PREVIEW_PROMPTS, Scenes, scene_latents, text_encoder
 from frolic.train.tasks.folder import FewCard, complete_few
 from frolic.train.tasks.student import student_config, student_of
@@ -38,12 +39,13 @@ from frolic.train.tasks.student import student_config, student_of
 class Settings(ConsistencySettings):
     """``adversarial``: what else the student learns from, or nothing. ``card``: how the finished model presents itself.
     ``previews``: prompts that are drawn; by default the first captions of a folder. ``recompute``: less memory, more
-    work."""
+    work. ``store``: what the finished weights are kept in."""
 
     adversarial: AdversarialSettings | None = None
     card: FewCard
     previews: list[str] = []
     recompute: bool = False
+    store: Literal["bfloat16", "float8"] = "bfloat16"
 
 
 class Data(Section):
@@ -96,7 +98,8 @@ def build(recipe: Recipe) -> Job:
             return torch.stack([drawn(pipeline, prompt, *size) for prompt in shown])
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
-        write_component(spec, "transformer", config, modules["transformer"], folder / "transformer", torch.bfloat16)
+        dtype = STORED[settings.store]
+        write_component(spec, "transformer", config, modules["transformer"], folder / "transformer", dtype)
         complete_few(folder, plan.path, settings.card)
 
     null_text, null_mask = null.embeds[:, :width].float().cpu(), null.mask[:, :width].cpu()
