@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import subprocess
@@ -52,6 +53,19 @@ def run(command: Sequence[str], threads: int) -> Run:
             raise RuntimeError(f"{' '.join(command[:3])} ... ended with {child.returncode}:\n{said}")
         scale = 1 if sys.platform == "darwin" else 1024
         return Run(seconds, usage.ru_maxrss * scale / 1e6, out.read().decode())
+
+
+def frolic_command() -> list[str]:
+    """What starts ``frolic`` of the interpreter that runs this."""
+    script = Path(sys.executable).with_name("frolic")
+    return [str(script)] if script.is_file() else [sys.executable, "-c", "from frolic.cli.main import main; main()"]
+
+
+def shipped(name: str) -> Path:
+    """The folder ``name`` of models that ship with frolic, found without importing torch into this process."""
+    spec = importlib.util.find_spec("frolic")
+    assert spec is not None and spec.submodule_search_locations is not None, "install frolic first"
+    return Path(next(iter(spec.submodule_search_locations))) / "starter" / name
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ memory. float32, the same number of threads, steps, guidance, tokens and seed. S
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from processes import Run, machine, run
+from processes import Run, frolic_command, machine, run, shipped
 from turns import ratio, turns
 
 HERE = Path(__file__).parent
@@ -27,7 +26,7 @@ PROMPT = "a red panda"
 
 def main() -> int:
     options = _parser().parse_args()
-    model = Path(options.model or _starter())
+    model = Path(options.model or shipped("model"))
     if not (model / "model_index.json").is_file():
         print(f"{model} is not a model folder in diffusers' layout; give one with --model.", file=sys.stderr)
         return 2
@@ -130,20 +129,12 @@ def told(report: dict[str, Any]) -> Iterator[str]:
 
 
 def _frolic(model: Path, chosen: dict[str, Any], png: Path) -> list[str]:
-    script = Path(sys.executable).with_name("frolic")
-    start = [str(script)] if script.is_file() else [sys.executable, "-c", "from frolic.cli.main import main; main()"]
     return [
-        *start,
+        *frolic_command(),
         *(PROMPT, "-m", str(model), "-o", str(png), "-s", str(chosen["seed"]), "--steps", str(chosen["steps"])),
         *("--cfg", str(chosen["guidance_scale"]), "--dtype", "float32", "--device", chosen["device"]),
         *("--size", f"{chosen['width']}x{chosen['height']}"),
     ]
-
-
-def _starter() -> Path:
-    spec = importlib.util.find_spec("frolic")  # without importing torch into this process
-    assert spec is not None and spec.submodule_search_locations is not None, "install frolic first"
-    return Path(next(iter(spec.submodule_search_locations))) / "starter" / "model"
 
 
 def _parser() -> argparse.ArgumentParser:
