@@ -17,7 +17,7 @@ from frolic.sampling.guidance import cfg, experts
 from frolic.sampling.influence import influence
 from frolic.sampling.prediction import flow
 from frolic.sampling.schedules import SCHEDULES
-from frolic.sampling.solvers import SAMPLERS
+from frolic.sampling.solvers import SAMPLERS, Sampler
 from frolic.train.objectives.reward import Goal, RewardGradient
 from frolic.train.objectives.steps import StepChoice, StepSettings
 from frolic.types import Denoise
@@ -96,7 +96,7 @@ def whole(painter: ToyPainter, noise: Tensor, text: Tensor, chosen: Sequence[int
         return x - sigma * (velocity if taken else velocity.detach())
 
     x = noise
-    for step in painter.sampler.solve(held, noise, painter.sigmas):
+    for step in painter.sampler.steps(held, noise, painter.sigmas, lambda number: noise):
         x = step.x
     score = Curved().score(painter.decode(x, None), [""] * len(text))
     return -(2.0 / 0.5 * score).mean()
@@ -135,7 +135,7 @@ def compare(painter: ToyPainter, chosen: Sequence[int], shape: Sequence[int] = S
     return (distance / sum(float(b.square().sum()) for b in theirs)) ** 0.5
 
 
-@pytest.mark.parametrize("sampler", ["euler", "unipc", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_heun"])
+@pytest.mark.parametrize("sampler", ["euler", "unipc", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_heun", "scm"])
 @pytest.mark.parametrize("chosen", [[0], [3], [7], [1, 4, 6]], ids=str)
 def test_it_is_the_whole_graphs_for_every_solver(sampler: str, chosen: list[int]) -> None:
     assert compare(ToyPainter([ToyNet(0)], sampler, 8), chosen) < 1e-12
@@ -166,14 +166,12 @@ def test_where_a_chosen_step_moves_a_later_one_it_is_an_approximation() -> None:
 
 def test_eulers_influence_is_its_steps_and_any_is_a_difference() -> None:
     sigmas = SCHEDULE.sigmas(6, 3.0)
-    ours = torch.tensor(influence(SAMPLERS["euler"].solve, sigmas), dtype=torch.float64)
+    ours = torch.tensor(influence(SAMPLERS["euler"], sigmas), dtype=torch.float64)
     torch.testing.assert_close(ours, sigmas.diff())
     for name, sampler in SAMPLERS.items():
-        if sampler.renoises:
-            continue  # what it ends at is not decided by the velocities alone
         velocities = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
-        def end(values: Tensor, solve: Any = sampler.solve) -> float:
+        def end(values: Tensor, sampler: Sampler = sampler) -> float:
             called = 0
 
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -181,10 +179,11 @@ def test_eulers_influence_is_its_steps_and_any_is_a_difference() -> None:
                 called += 1
                 return x - sigma * values[called - 1]
 
-            *_, last = solve(denoise, torch.zeros(1, dtype=torch.float64), sigmas)
+            zero = torch.zeros(1, dtype=torch.float64)
+            *_, last = sampler.steps(denoise, zero, sigmas, lambda number: zero)
             return float(last.x)
 
-        expected = float(torch.tensor(influence(sampler.solve, sigmas), dtype=torch.float64) @ velocities)
+        expected = float(torch.tensor(influence(sampler, sigmas), dtype=torch.float64) @ velocities)
         assert abs(expected - end(velocities)) < 1e-9, name
 
 

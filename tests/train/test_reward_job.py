@@ -194,10 +194,37 @@ def test_what_cannot_be_trained_is_refused(
         JOBS.build(recipe(tmp_path / "run", base, prompts, *more))
 
 
-def test_a_model_of_few_steps_is_refused(tmp_path: Path, prompts: Path) -> None:
+@pytest.mark.parametrize("sprint", [False, True])
+def test_it_draws_what_the_pipeline_draws(tmp_path: Path, prompts: Path, sprint: bool) -> None:
+    """The same seeds, the noise between a Sprint model's steps included."""
+    folder = write_tiny_folder(tmp_path / "base", sprint=sprint)
+    job: Any = JOBS.build(recipe(tmp_path / "run", folder, prompts, "job.steps=2", "job.guidance_scale=4"))
+    asked = ["a blue bird", "a red bird"]
+    states, mask = job.source.texts(asked)
+    with torch.no_grad(), job.objective.painter.plain():
+        ours = job.objective.painter.draw(states, mask, [3, 4])[:, 0]
+    pipe = frolic.load(folder, device="cpu", dtype="float32")
+    theirs = pipe(asked, seed=3, steps=2, height=32, width=32, guidance_scale=4.0, output="tensor").pixels
+    assert theirs is not None and theirs.std() > 0.05
+    # Texts are kept in bfloat16 for training.
+    torch.testing.assert_close(ours, (theirs / 2 + 0.5).clamp(0, 1), atol=5e-3, rtol=0)
+
+
+def test_a_model_of_few_steps_is_trained_on_what_it_draws(tmp_path: Path, prompts: Path) -> None:
     sprint = write_tiny_folder(tmp_path / "sprint", sprint=True)
-    with pytest.raises(ConfigError, match="distilled from"):
-        JOBS.build(recipe(tmp_path / "run", sprint, prompts))
+    few = ("job.steps=2", "job.check_steps=2", "job.guidance_scale=4")
+    with pytest.raises(ConfigError, match=r"job\.sampler.*job\.steps.*job\.method"):
+        JOBS.build(recipe(tmp_path / "run", sprint, prompts, "job.sampler=euler", "job.steps=5", "job.method=nft"))
+    more = ("vars.reward=bright", "trainer.steps=12", "job.check_every=12", "optimizer.lr=0.05", "job.anchor=0")
+    outcome = train(tmp_path / "run", sprint, prompts, *few, *more)
+    assert outcome.export is not None and report(outcome)["sweep"]["1"]["bright"] > 0.1
+    pipe, drawn = frolic.load(sprint, device="cpu", dtype="float32"), []
+    for weight in (0.0, 1.0):
+        pixels = pipe(["a blue bird", "a red bird"], seed=3, steps=2, height=32, width=32, guidance_scale=4.0,
+                      output="tensor", loras={str(outcome.export / WEIGHTS): weight}).pixels  # fmt: skip
+        assert pixels is not None
+        drawn.append(float(pixels.mean()))
+    assert drawn[1] > drawn[0]
 
 
 def silent(frames: Any, prompts: Sequence[str]) -> list[float]:

@@ -33,7 +33,8 @@ class ModelPainter:
         nets: one transformer, or the experts for much and for little noise, by the names of their parts, each held so
             that only the one in use needs to be on the device.
         null: states [1, S, E] and mask [1, S] of what is guided away from.
-        scales: the guidance scale of each of ``nets``; 1 or less is no guidance.
+        scales: the guidance scale of each of ``nets``; 1 or less is no guidance. With a sampler that noises again, they
+            are Sprint models, which are told theirs.
         shape: of one sample's latents.
     """
 
@@ -65,7 +66,14 @@ class ModelPainter:
 
     def denoiser(self, text_BSE: Tensor, mask_BS: Tensor) -> Denoise:
         made = [
-            guided(partial(self._use, name), (text_BSE, mask_BS), self.null, scale, self.schedule)
+            guided(
+                partial(self._use, name),
+                (text_BSE, mask_BS),
+                self.null,
+                scale,
+                self.schedule,
+                told=self.sampler.renoises,
+            )
             for name, scale in zip(self.nets, self.scales, strict=True)
         ]
         if self.boundary is None:
@@ -96,20 +104,33 @@ class ModelPainter:
 
     def draw(self, text_BSE: Tensor, mask_BS: Tensor, seeds: Sequence[int], sigmas: Tensor | None = None) -> Tensor:
         """Frames of the final latents ``[B, T, 3, H, W]`` in [0, 1], each from the noise of its own seed."""
-        x = sample_noise(self.shape, 0, seeds).to(text_BSE.device)
+        sigmas = self.sigmas if sigmas is None else sigmas
+
+        def noise(draw: int) -> Tensor:
+            return sample_noise(self.shape, 0, seeds, draw).to(text_BSE.device)
+
+        x = self.sampler.start(noise(0), sigmas[0])
         denoise = self.denoiser(text_BSE, mask_BS)
-        for step in self.sampler.solve(denoise, x, self.sigmas if sigmas is None else sigmas):
+        for step in self.sampler.steps(denoise, x, sigmas, lambda number: noise(number + 1)):
             x = step.x
         return self._decode(x, None)
 
 
 def guided(
-    use: Callable[[], Any], text: tuple[Tensor, ...], null: tuple[Tensor, ...], scale: float, schedule: Schedule
+    use: Callable[[], Any],
+    text: tuple[Tensor, ...],
+    null: tuple[Tensor, ...],
+    scale: float,
+    schedule: Schedule,
+    *,
+    told: bool = False,
 ) -> Denoise:
     """The guided denoiser of the model that ``use`` gives, of texts (states [B, S, E] and mask [B, S]) and of the one
     that they are guided away from ([1, S, E], [1, S]). They go through the model when it is first asked: of two
-    experts, one of which may be elsewhere, only those that are used read them."""
+    experts, one of which may be elsewhere, only those that are used read them. One that is ``told`` the scale has
+    nothing that it is guided away from."""
     count = len(text[0])
+    guides = scale > 1 and not told
     contexts: list[Any] = []
 
     def denoiser(index: int) -> Denoise:
@@ -117,12 +138,13 @@ def guided(
             net = use()
             if not contexts:
                 contexts.append(net.context(*text))
-                if scale > 1:
+                if guides:
                     states, mask = (each.to(x.device).expand(count, *each.shape[1:]) for each in null)
                     contexts.append(net.context(states, mask))
-            made: Tensor = net.denoise(x, t, contexts[index])
+            conditions = {"guidance_B": torch.full((count,), scale, device=x.device)} if told else {}
+            made: Tensor = net.denoise(x, t, contexts[index], **conditions)
             return made.float()
 
         return flow(velocity, schedule.timesteps)
 
-    return cfg(denoiser(0), denoiser(1), scale) if scale > 1 else denoiser(0)
+    return cfg(denoiser(0), denoiser(1), scale) if guides else denoiser(0)

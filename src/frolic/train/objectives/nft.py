@@ -71,7 +71,7 @@ class NFT:
         self._follow()
         noise = torch.randn(len(rows), *self.painter.shape, generator=generator).to(text.device)
         with torch.no_grad(), self.painter.reading(self.old):
-            latents, _ = rollout(self.painter, noise, text, mask, [])
+            latents, _ = rollout(self.painter, noise, text, mask, [], generator)
             # Every frame is scored, so that no window decides which of a group is best.
             frames = self.painter.decode(latents, None)
         level, scalars = self._optimality(frames, prompts, groups)

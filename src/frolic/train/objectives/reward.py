@@ -89,7 +89,7 @@ class RewardGradient:
         self.shape = tuple(shape)
         self.anchor = anchor
         self.disturb = disturb
-        self.shares = influence(painter.sampler.solve, painter.sigmas)
+        self.shares = influence(painter.sampler, painter.sigmas)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return self._modules
@@ -104,7 +104,7 @@ class RewardGradient:
         noise = torch.randn(len(prompts), *self.shape, generator=generator).to(text.device)
         chosen = self.choice.pick(generator)
         with torch.no_grad():
-            latents, kept = rollout(self.painter, noise, text, mask, chosen)
+            latents, kept = rollout(self.painter, noise, text, mask, chosen, generator)
         gradient, scalars = self.gradient(latents, prompts, generator)
         denoise = self.painter.denoiser(text, mask)
         total = latents.new_zeros(())
@@ -149,9 +149,10 @@ class RewardGradient:
 
 
 def rollout(
-    painter: Painter, noise: Tensor, text: Tensor, mask: Tensor, chosen: Sequence[int]
+    painter: Painter, noise: Tensor, text: Tensor, mask: Tensor, chosen: Sequence[int], generator: torch.Generator
 ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
-    """The final latents, and the state and noise level at which the model was asked in each of the ``chosen`` steps."""
+    """The final latents, and the state and noise level at which the model was asked in each of the ``chosen`` steps.
+    ``generator`` gives what a sampler adds on its way, if it adds any."""
     denoise = painter.denoiser(text, mask)
     kept: dict[int, tuple[Tensor, Tensor]] = {}
     asked = 0
@@ -163,7 +164,10 @@ def rollout(
         asked += 1
         return denoise(x, sigma)
 
-    x = noise
-    for step in painter.sampler.solve(keeping, noise, painter.sigmas):
+    def later(number: int) -> Tensor:
+        return torch.randn(noise.shape, generator=generator).to(noise)
+
+    x = painter.sampler.start(noise, painter.sigmas[0])
+    for step in painter.sampler.steps(keeping, x, painter.sigmas, later):
         x = step.x
     return x, kept

@@ -26,7 +26,9 @@ from frolic.pipeline.parts import Offloaded, Resident
 from frolic.rewards import Reward
 from frolic.rewards.preprocess import disturb
 from frolic.rewards.spec import make_rewards, parse_rewards
+from frolic.sampling.few import FEW, MOST
 from frolic.sampling.solvers import SAMPLERS
+from frolic.spec import SamplingDefaults
 from frolic.strength import MAX_WEIGHT
 from frolic.train.checkpointing import recompute
 from frolic.train.device import resolve_device
@@ -122,11 +124,7 @@ def build(recipe: Recipe) -> Job:
     rewards = [*(goal for goal, _ in trained), *watched]
     weights = {reward.name: weight for reward, weight in trained}
     _, pipeline = open_base(model, device, recipe.trainer.precision)
-    if SAMPLERS[settings.sampler or pipeline.defaults.sampler].renoises:
-        raise ConfigError(
-            f"model.base: {model.base} is drawn by a sampler that makes noise anew, through which no gradient is "
-            "known; train the adapter on the model that it was distilled from, and use it on this one."
-        )
+    _check_sampler(settings, pipeline.defaults, model.base)
     nets = _nets(pipeline, settings)
     factors, learning, goal = _factors(pipeline, nets, settings, model.base, recipe.trainer.seed)
     painter = _painter(pipeline, nets, learning, settings, data, rewards, set(weights))
@@ -192,6 +190,21 @@ def build(recipe: Recipe) -> Job:
         inputs=marks,
         held_out=held_out,
     )
+
+
+def _check_sampler(settings: Settings, defaults: SamplingDefaults, base: str) -> None:
+    """Raises ConfigError, listing what of the rollout the model cannot do."""
+    wrong, few = [], defaults.sampler == FEW
+    if settings.sampler is not None and (settings.sampler == FEW) is not few:
+        wrong.append(f"job.sampler: {base} is not drawn by {settings.sampler}; leave it out")
+    if few:
+        for name in ("steps", "check_steps"):
+            if (getattr(settings, name) or 1) > MOST:
+                wrong.append(f"job.{name}: {base} draws in 1 to {MOST}")
+        if settings.method == "nft":
+            wrong.append(f"job.method: nft trains a flow's velocities, and {base} has none; train with the gradient")
+    if wrong:
+        raise ConfigError(f"{'; '.join(wrong)}.")
 
 
 def _rewards(settings: Settings, device: torch.device) -> tuple[list[tuple[Reward, float]], list[Reward]]:
