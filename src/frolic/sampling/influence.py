@@ -31,8 +31,8 @@ def influence(sampler: Sampler, sigmas: Tensor) -> list[float]:
         called += 1
         return x - sigma.double() * ones[called - 1]
 
-    x = torch.zeros(total, dtype=torch.float64)
-    for step in sampler.steps(denoise, x, sigmas, lambda number: torch.zeros_like(x)):
+    x = zero = torch.zeros(total, dtype=torch.float64)
+    for step in sampler.steps(denoise, x, sigmas, lambda number: zero):
         x = step.x
     assert called == total
     shares: list[float] = x.tolist()
