@@ -51,7 +51,7 @@ def folder(tmp_path) -> Path:
 
 def train(name: str, root: Path, base: Path, *more: str, until: int | None = None) -> Outcome:
     tiny = [
-        f"vars.model={base}", f"output.folder={root}", "trainer.steps=4", "trainer.device=cpu", "schedule.warmup=0",
+        f"vars.model={base}", f"output.folder={root}", "trainer.steps=4", "trainer.init_from=null", "trainer.device=cpu", "schedule.warmup=0",
         "job.adversarial.blocks=[0, 1]", "job.adversarial.width=8", "trainer.log_every=1",
     ]  # fmt: skip
     recipe = load_recipe(name, [*tiny, *more], environment="ci", jobs=JOBS)
@@ -65,7 +65,7 @@ def scenes(pack: Path, cache: Path) -> list[str]:
 def test_from_a_teacher_to_a_model_of_two_steps(tmp_path, base, pack):
     outcome = train(
         "starter/sprint", tmp_path / "run", base, *scenes(pack, tmp_path / "cache"), "trainer.preview_every=4",
-        "job.previews=[a cup, a drum]",
+        "job.previews=[a cup, a drum]", "job.trajectory=null", "job.warmup=2",
     )  # fmt: skip
     assert outcome.step == 4 and outcome.export is not None
     with Image.open(next((tmp_path / "run" / "previews").iterdir())) as sheet:
@@ -107,8 +107,9 @@ def test_diffusers_reads_what_was_made(tmp_path, base, folder):
     assert float((got - wanted).abs().max()) < 1e-4 * float(wanted.max() - wanted.min())
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_bits(tmp_path, base, pack):
-    given = (base, *scenes(pack, tmp_path / "cache"), "job.warmup=3", "job.adversarial.r1=0.1")
+@pytest.mark.parametrize("more", [[], ["job.trajectory=null"]], ids=str)
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(tmp_path, base, pack, more):
+    given = (base, *scenes(pack, tmp_path / "cache"), "job.warmup=3", "job.adversarial.r1=0.1", *more)
     straight = train("starter/sprint", tmp_path / "straight", *given)
     train("starter/sprint", tmp_path / "parts", *given, until=1)
     train("starter/sprint", tmp_path / "parts", *given, until=2)
@@ -119,10 +120,11 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(tmp_path, base, pack)
         assert all(torch.equal(tensor, b.tensors[group][name]) for name, tensor in tensors.items()), group
 
 
-def test_passes_on_threads_give_what_one_after_the_other_gives(tmp_path, base, pack):
+@pytest.mark.parametrize("more", [[], ["job.trajectory=null"]], ids=str)
+def test_passes_on_threads_give_what_one_after_the_other_gives(tmp_path, base, pack, more):
     """Forward derivatives are the process's: two at once would mix. To rounding: a pass that has all threads adds up in
     another order than one that has a core to itself."""
-    given = (base, *scenes(pack, tmp_path / "cache"), "trainer.accumulation=2", "trainer.precision=fp32")
+    given = (base, *scenes(pack, tmp_path / "cache"), "trainer.accumulation=2", "trainer.precision=fp32", *more)
     one = train("starter/sprint", tmp_path / "one", *given)
     two = train("starter/sprint", tmp_path / "two", *given, "trainer.workers=2")
     a, b = (load_checkpoint(run.checkpoint).tensors for run in (one, two))
@@ -130,6 +132,25 @@ def test_passes_on_threads_give_what_one_after_the_other_gives(tmp_path, base, p
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and group != "random":
                 torch.testing.assert_close(tensor, b[group][name], rtol=1e-3, atol=1e-5, msg=f"{group} {name}")
+
+
+def test_the_ends_of_trajectories_first_and_then_the_heads_too(tmp_path, base, pack):
+    """The two recipes of the starter, one after the other, stored as they are shipped."""
+    few = ["job.trajectory.steps=2", "trainer.steps=2"]
+    tiny = [f"vars.model={base}", "trainer.device=cpu", "trainer.log_every=1", *scenes(pack, tmp_path / "cache"), *few]
+    recipe = load_recipe(
+        "starter/sprint-ends", [*tiny, f"output.folder={tmp_path / 'ends'}"], environment="ci", jobs=JOBS
+    )
+    ends = Trainer(recipe, JOBS.build(recipe)).run()
+    lines = (tmp_path / "ends" / "metrics.jsonl").read_text().splitlines()
+    assert all("ends_of_starts" in line and "judged" not in line for line in lines) and len(lines) == 2
+    outcome = train(
+        "starter/sprint", tmp_path / "run", base, *scenes(pack, tmp_path / "cache"), *few,
+        f"vars.begin={ends.export}", "trainer.init_from=${begin}",
+    )  # fmt: skip
+    assert outcome.export is not None and ends.export is not None
+    first, second = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert "ends" in first and "opinion" in first and "judged" in second
 
 
 def test_without_heads_it_is_consistency_alone(tmp_path, base, pack):
