@@ -51,7 +51,8 @@ def folder(tmp_path) -> Path:
 
 def train(name: str, root: Path, base: Path, *more: str, until: int | None = None) -> Outcome:
     tiny = [
-        f"vars.model={base}", f"output.folder={root}", "trainer.steps=4", "trainer.init_from=null", "trainer.device=cpu", "schedule.warmup=0",
+        f"vars.model={base}", f"output.folder={root}", "trainer.steps=4", "trainer.init_from=null", "job.warmup=2",
+        "trainer.device=cpu", "schedule.warmup=0",
         "job.adversarial.blocks=[0, 1]", "job.adversarial.width=8", "trainer.log_every=1",
     ]  # fmt: skip
     recipe = load_recipe(name, [*tiny, *more], environment="ci", jobs=JOBS)
