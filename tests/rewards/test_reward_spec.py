@@ -65,9 +65,13 @@ def test_all_that_cannot_be_made_is_told_at_once() -> None:
     assert [each.name for each in make_rewards(parse_rewards(["vivid", "loop:2"]))] == ["vivid", "loop"]
 
 
-def test_a_reward_s_own_options_are_checked() -> None:
+def test_a_reward_s_own_options_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"'vivid' cannot be made so"):
         make_rewards(parse_rewards(["vivid=w.safetensors"]))
+    # A mistake of ours inside one is not the user's.
+    monkeypatch.setattr("frolic.rewards.looks.Vivid.__init__", lambda self: len(3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="len"):
+        make_reward("vivid")
     with pytest.raises(ConfigError, match=r"no reward 'none'.*python:MODULE:FUNCTION"):
         make_reward("none")
 

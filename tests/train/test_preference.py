@@ -21,6 +21,7 @@ from frolic.io.safetensors import load
 from frolic.io.video import save_video
 from frolic.models.dual import PreferenceHead, bradley_terry
 from frolic.rewards import RewardSpec, make_reward
+from frolic.rewards.files import read_clip
 from frolic.rewards.preference import spread
 from frolic.train.jobs import built_in
 from frolic.train.trainer import Trainer
@@ -205,10 +206,12 @@ def test_folders_that_are_no_reward(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"frames is 0.*agreement is 2.*pair is unknown"):
         make_reward(RewardSpec("preference", {"weights": out}))
     (out / "config.json").write_text(json.dumps({**config, "hidden": 5}))
-    with pytest.raises(CheckpointError, match=r"missing.*head\.bend"):
+    with pytest.raises(CheckpointError, match=r"missing.*bend"):
         make_reward(RewardSpec("preference", {"weights": out}))
 
 
-def test_a_picture_with_transparency_is_read_as_a_picture(tmp_path: Path) -> None:
+def test_a_picture_with_transparency_lies_on_white_as_where_it_is_scored(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 6), (255, 0, 0, 128)).save(tmp_path / "a.png")
-    assert pixels(tmp_path / "a.png").shape == (1, 6, 8, 3)
+    seen = pixels(tmp_path / "a.png")
+    assert seen.shape == (1, 6, 8, 3) and seen[0, 0, 0].tolist() == [255, 127, 127]
+    assert (seen == read_clip(tmp_path / "a.png").frames).all()

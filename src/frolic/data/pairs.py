@@ -125,12 +125,12 @@ def pixels(path: Path) -> np.ndarray:
     """
     import numpy as np
 
-    from frolic.io.media import load_image
+    from frolic.io.media import load_image, opaque
     from frolic.io.video import read_frames
 
     if path.suffix.lower() in CLIPS:
         return read_frames(path)
-    return np.asarray(load_image(path).convert("RGB"))[None]
+    return np.asarray(opaque(load_image(path)))[None]
 
 
 def _lines(path: Path) -> list[str]:

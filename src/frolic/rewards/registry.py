@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import torch
@@ -80,9 +81,10 @@ def make_reward(spec: RewardSpec | str, device: torch.device | str = "cpu") -> R
     module, _, factory = place.partition(":")
     make = getattr(import_module(module), factory)
     try:
-        reward = make(**options)
+        signature(make).bind(**options)
     except TypeError as error:
         raise ConfigError(f"The reward {spec.name!r} cannot be made so: {error}.") from error
+    reward = make(**options)
     if isinstance(reward, torch.nn.Module):
         reward.to(device).eval().requires_grad_(False)
     assert isinstance(reward, Reward)

@@ -49,7 +49,7 @@ _IGNORED = {
     "eos_token_id", "pad_token_id", "bos_token_id", "initializer_factor", "is_decoder", "is_encoder_decoder",
     "num_decoder_layers", "output_past", "scalable_attention", "tie_word_embeddings", "tokenizer_class",
     "transformers_version", "use_cache", "output_hidden_states", "output_attentions", "return_dict", "id2label",
-    "label2id", "problem_type", "chunk_size_feed_forward", "task_specific_params",
+    "label2id", "problem_type", "scale_decoder_outputs", "chunk_size_feed_forward", "task_specific_params",
 }  # fmt: skip
 
 
