@@ -187,6 +187,36 @@ def test_eulers_influence_is_its_steps_and_any_is_a_difference() -> None:
         assert abs(expected - end(velocities)) < 1e-9, name
 
 
+@pytest.mark.parametrize("chosen", [[0], [2, 5]], ids=str)
+def test_srpos_estimate_is_that_of_one_graph(chosen: list[int]) -> None:
+    """What was drawn, noised again by noise that is known; one step of the model, and back along the known noise."""
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(2, *SHAPE, generator=generator).double()
+    text = torch.randn(2, 1, SHAPE[0], generator=generator).double()
+    painter = ToyPainter([ToyNet(0)], "euler", 8)
+    ours = gradients(painter, chosen, noise, text, renoised=True)
+    painter.nets[0].zero_grad()
+    denoise = painter.denoiser(text, torch.ones(2, 1))
+    with torch.no_grad():
+        *_, last = painter.sampler.solve(denoise, noise, painter.sigmas)
+    loss = torch.zeros((), dtype=torch.float64)
+    for step in chosen:
+        s, after = painter.sigmas[step], painter.sigmas[step + 1]
+        x = (1 - s) * last.x + s * noise
+        velocity = (x - denoise(x, s)) / s
+        x = x - (s - after) * velocity
+        estimate = (x - after * noise) / (1 - after)
+        loss = loss - (2.0 / 0.5 * Curved().score(painter.decode(estimate, None), ["", ""])).mean() / len(chosen)
+    loss.backward()
+    for mine, param in zip(ours, painter.nets[0].parameters(), strict=True):
+        assert param.grad is not None
+        torch.testing.assert_close(mine, param.grad, rtol=1e-10, atol=1e-12)
+    # Where the model is right, the estimate is what was drawn.
+    s, after, true = painter.sigmas[3], painter.sigmas[4], noise - last.x
+    x = (1 - s) * last.x + s * noise - (s - after) * true
+    torch.testing.assert_close((x - after * noise) / (1 - after), last.x)
+
+
 def test_the_anchor_is_the_distance_from_the_plain_model() -> None:
     generator = torch.Generator().manual_seed(3)
     noise, text = torch.randn(2, *SHAPE, generator=generator).double(), torch.zeros(2, 1, 3).double()

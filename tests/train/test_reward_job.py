@@ -94,7 +94,11 @@ def test_from_prompts_to_an_adapter_that_says_what_it_gained(tmp_path: Path, bas
     assert "held_out/contrast" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("more", [[], ["job.method=nft", "trainer.batch_size=4", "job.nft.group=2"]], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [[], ["job.gradient.estimate=renoised"], ["job.method=nft", "trainer.batch_size=4", "job.nft.group=2"]],
+    ids=str,
+)
 def test_two_halves_are_the_whole(tmp_path: Path, base: Path, prompts: Path, more: list[str]) -> None:
     straight = train(tmp_path / "straight", base, prompts, *more)
     train(tmp_path / "halves", base, prompts, *more, until=3)
@@ -213,8 +217,9 @@ def test_it_draws_what_the_pipeline_draws(tmp_path: Path, prompts: Path, sprint:
 def test_a_model_of_few_steps_is_trained_on_what_it_draws(tmp_path: Path, prompts: Path) -> None:
     sprint = write_tiny_folder(tmp_path / "sprint", sprint=True)
     few = ("job.steps=2", "job.check_steps=2", "job.guidance_scale=4")
-    with pytest.raises(ConfigError, match=r"job\.sampler.*job\.steps.*job\.method"):
-        JOBS.build(recipe(tmp_path / "run", sprint, prompts, "job.sampler=euler", "job.steps=5", "job.method=nft"))
+    with pytest.raises(ConfigError, match=r"job\.sampler.*job\.steps.*estimate.*job\.method"):
+        wrong = ("job.sampler=euler", "job.steps=5", "job.method=nft", "job.gradient.estimate=renoised")
+        JOBS.build(recipe(tmp_path / "run", sprint, prompts, *wrong))
     more = ("vars.reward=bright", "trainer.steps=12", "job.check_every=12", "optimizer.lr=0.05", "job.anchor=0")
     outcome = train(tmp_path / "run", sprint, prompts, *few, *more)
     assert outcome.export is not None and report(outcome)["sweep"]["1"]["bright"] > 0.1

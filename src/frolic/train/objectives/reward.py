@@ -10,6 +10,9 @@ which is exact where all else that led to the latents counts as given (DRTune, W
 Nothing of 1 is kept but a few latents, so memory does not grow with the number of steps, and at no time are the decoder
 and the model's graph held together.
 
+SRPO's estimate (Shen et al. 2025, arXiv 2509.06942) is there beside it: what was drawn is noised again, by noise that
+is known, and the reward sees where one step of the model and the rest of the known noise lead.
+
 B batch, C latent channels, S tokens, E text width, T frames, H/W sides of a frame.
 """
 
@@ -26,7 +29,7 @@ from torch import Tensor, nn
 from frolic.lora.trained import Factors
 from frolic.rewards import Reward
 from frolic.sampling.influence import influence
-from frolic.sampling.prediction import per_sample, velocity_of
+from frolic.sampling.prediction import add_noise, per_sample, velocity_of
 from frolic.sampling.solvers import Sampler
 from frolic.train.objectives.steps import StepChoice
 from frolic.types import Denoise
@@ -67,6 +70,7 @@ class RewardGradient:
     divergence of a flow model is such a distance, weighted).
 
     ``disturb`` shows the rewards a slightly other picture than was drawn: ``(frames, generator) -> frames``.
+    ``renoised``: SRPO's estimate in place of the drawing's own gradient.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class RewardGradient:
         shape: Sequence[int],
         anchor: float = 0.0,
         disturb: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        renoised: bool = False,
     ) -> None:
         assert goals
         self._modules = dict(modules)
@@ -89,6 +94,7 @@ class RewardGradient:
         self.shape = tuple(shape)
         self.anchor = anchor
         self.disturb = disturb
+        self.renoised = renoised
         self.shares = influence(painter.sampler, painter.sigmas)
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -105,6 +111,8 @@ class RewardGradient:
         chosen = self.choice.pick(generator)
         with torch.no_grad():
             latents, kept = rollout(self.painter, noise, text, mask, chosen, generator)
+        if self.renoised:
+            return self.again(latents, text, mask, prompts, chosen, generator)
         gradient, scalars = self.gradient(latents, prompts, generator)
         denoise = self.painter.denoiser(text, mask)
         total = latents.new_zeros(())
@@ -116,11 +124,44 @@ class RewardGradient:
             velocity = velocity_of(denoise, x, sigma)
             total = total + (velocity * (more * self.shares[step] * gradient)).sum()
             if self.anchor:
-                with torch.no_grad(), self.painter.plain():
-                    before = velocity_of(self.painter.denoiser(text, mask), x, sigma)
-                drift = drift + (velocity - before).square().mean() / len(chosen)
+                drift = drift + self.drift(velocity, x, sigma, text, mask) / len(chosen)
         scalars["drift"] = drift.detach()
         return total + self.anchor * drift, scalars
+
+    def drift(self, velocity: Tensor, x: Tensor, sigma: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """How far ``velocity`` is from the plain model's, squared."""
+        with torch.no_grad(), self.painter.plain():
+            before = velocity_of(self.painter.denoiser(text, mask), x, sigma)
+        return (velocity - before).square().mean()
+
+    def again(
+        self,
+        latents: Tensor,
+        text: Tensor,
+        mask: Tensor,
+        prompts: Sequence[str],
+        chosen: Sequence[int],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """SRPO's loss of what was drawn, at the noise levels of the ``chosen`` steps. From ``x`` at the level ``s`` the
+        step of the model, of length ``d``, leads to ``x - d v``, and the known noise from there to the estimate
+        ``(x - d v - (s - d) noise) / (1 - s + d)``, which is what was drawn if the model is right."""
+        denoise = self.painter.denoiser(text, mask)
+        total, drift, found = latents.new_zeros(()), latents.new_zeros(()), []
+        for step in chosen:
+            sigma, after = self.painter.sigmas[step].to(latents), self.painter.sigmas[step + 1].to(latents)
+            noise = torch.randn(latents.shape, generator=generator).to(latents)
+            x = add_noise(latents, noise, sigma)
+            velocity = velocity_of(denoise, x, sigma)
+            moves = (sigma - after) / (1 - after)
+            estimate = (x - after * noise) / (1 - after) - moves * velocity.detach()
+            gradient, scalars = self.gradient(estimate, prompts, generator)
+            found.append(scalars)
+            total = total - (velocity * (moves * gradient)).sum() / len(chosen)
+            if self.anchor:
+                drift = drift + self.drift(velocity, x, sigma, text, mask) / len(chosen)
+        means = {name: torch.stack([each[name] for each in found]).mean() for name in found[0]}
+        return total + self.anchor * drift, {**means, "drift": drift.detach()}
 
     def gradient(
         self, latents: Tensor, prompts: Sequence[str], generator: torch.Generator

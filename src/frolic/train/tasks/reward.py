@@ -54,11 +54,13 @@ class Window(Section):
 
 class GradientSettings(Section):
     """Of ``method: gradient``: which steps are trained in an update, what of a clip is scored in it, and whether what
-    the rewards see is cut and blurred a little."""
+    the rewards see is cut and blurred a little. ``estimate``: the gradient of the ``drawing`` itself, or that of its
+    latents ``renoised``, SRPO's."""
 
     choice: StepSettings = StepSettings()
     window: Window = Window()
     disturb: bool = True
+    estimate: Literal["drawing", "renoised"] = "drawing"
 
 
 class Settings(Section):
@@ -166,7 +168,7 @@ def build(recipe: Recipe) -> Job:
         choice = StepChoice.of(settings.gradient.choice, [named[name] for name in factors])
         objective = RewardGradient(
             factors, painter, goals, choice, prompts, painter.shape, settings.anchor,
-            disturb if settings.gradient.disturb else None,
+            disturb if settings.gradient.disturb else None, settings.gradient.estimate == "renoised",
         )  # fmt: skip
     marks = {
         "model": pipeline.card.hash,
@@ -201,6 +203,8 @@ def _check_sampler(settings: Settings, defaults: SamplingDefaults, base: str) ->
         for name in ("steps", "check_steps"):
             if (getattr(settings, name) or 1) > MOST:
                 wrong.append(f"job.{name}: {base} draws in 1 to {MOST}")
+        if settings.gradient.estimate == "renoised":
+            wrong.append(f"job.gradient.estimate: {base} finishes a picture in a step and has none that is short")
         if settings.method == "nft":
             wrong.append(f"job.method: nft trains a flow's velocities, and {base} has none; train with the gradient")
     if wrong:
@@ -338,7 +342,7 @@ def _facts(settings: Settings, painter: ModelPainter, weights: Mapping[str, floa
     return {
         "rewards": dict(weights),
         "method": settings.method,
-        **({"choice": settings.gradient.choice.model_dump()} if settings.method == "gradient" else {}),
+        **(settings.gradient.model_dump(include={"choice", "estimate"}) if settings.method == "gradient" else {}),
         "guidance_scale": painter.scales,
         "sampler": sampler,
         "steps": len(painter.sigmas) - 1,
