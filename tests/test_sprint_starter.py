@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import frolic
 from frolic.eval import few, suites
@@ -110,11 +111,18 @@ def test_it_draws_where_no_model_is_named(command: Any) -> None:
 
 def test_the_command_compares_and_says_what_is_not_one(command: Any) -> None:
     out = Path("few.json")
-    ran = command("eval", "starter-sprint", "--suite", "single-everyday", "--limit", "2", "--json", "--out", str(out))
+    files = ["--out", str(out), "--sheet", "s.webp"]
+    ran = command("eval", "starter-sprint", "--suite", "single-everyday", "--limit", "2", "--json", *files)
     assert ran.code == 0, ran.err
     lines = [json.loads(line) for line in ran.out.splitlines()]
     assert [line["steps"] for line in lines[:-1]] == [20, 1, 2, 4]
     assert lines[-1] == json.loads(out.read_text()) and lines[-1]["steps"] == 2 and lines[-1]["n"] == 2
-    for wrong, what in ((["-m", "starter"], "does not draw in 1 to 4"), (["--against", "starter-sprint"], "few steps")):
+    with Image.open("s.webp") as sheet:
+        assert sheet.width == 8 * 134 + 6 and sheet.height > 3 * 128
+    for wrong, what in (
+        (["--sheet", "s.gif"], "end it in .png"),
+        (["-m", "starter"], "does not draw in 1 to 4"),
+        (["--against", "starter-sprint"], "few steps"),
+    ):
         ran = command("eval", "starter-sprint", "--limit", "1", *wrong)
         assert ran.code == 2 and what in ran.err

@@ -11,6 +11,8 @@ import typer
 
 from frolic.cli.evaluate import BatchOption, DataOption, JsonFlag, SeedOption
 
+_SHOWN = 8
+
 
 def starter_sprint(
     model: Annotated[str, typer.Option("--model", "-m", help="Model that draws in 1 to 4 steps.")] = "starter-sprint",
@@ -22,22 +24,28 @@ def starter_sprint(
     ] = 0,
     seed: SeedOption = 0,
     batch: BatchOption = 8,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="PNG or WebP to write: eight prompts in all steps, 1 and 2.")
+    ] = None,
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file to write with the figures.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of --out and --sheet.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Draw a suite's prompts in 1, 2 and 4 steps, and with the whole model; print how many are right, as a table."""
     import frolic
     from frolic.errors import RequestError
     from frolic.eval import measure, suites
-    from frolic.eval.few import compare, markdown
+    from frolic.eval.few import compare, markdown, side_by_side
     from frolic.eval.judge import Judge
+    from frolic.eval.sheet import check_sheet, contact_sheet, save_sheet
     from frolic.io.files import check_writable, write_json
     from frolic.request import FEW
 
     if out is not None:
         check_writable(out, force=force)
+    if sheet is not None:
+        check_sheet(sheet, force=force)
     judge = Judge.load()
     cases = suites.suite(suite, judge.concepts, limit)
     true = measure.Truth(data, pictures) if pictures else None
@@ -69,3 +77,6 @@ def starter_sprint(
         typer.echo(json.dumps(summary))
     if out is not None:
         write_json(out, summary, force=force)
+    if sheet is not None:
+        shown = [case.prompt for case in measure.cases_of_all(judge.concepts, _SHOWN)]
+        save_sheet(contact_sheet(*side_by_side(few, whole, shown, seed)), sheet, force=force)

@@ -82,7 +82,7 @@ def run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> Outcom
 
     from frolic.train.jobs import built_in
     from frolic.train.memory import keep_freed_memory
-    from frolic.train.progress import choose
+    from frolic.train.progress import choose, heard
     from frolic.train.trainer import Trainer
 
     keep_freed_memory()
@@ -91,7 +91,9 @@ def run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> Outcom
     torch.set_float32_matmul_precision("high")
     progress = choose(sys.stdout if as_json else sys.stderr, as_json)
     torch.manual_seed(recipe.trainer.seed)
-    outcome = Trainer(recipe, built_in().build(recipe), progress).run(resume, steps)
+    with heard(progress):
+        job = built_in().build(recipe)
+    outcome = Trainer(recipe, job, progress).run(resume, steps)
     if outcome.stopped_by is not None:
         progress.note(f"Stopped after step {outcome.step}; run the same command to go on.")
         raise typer.Exit(128 + outcome.stopped_by)

@@ -10,8 +10,11 @@ from frolic.eval import measure
 from frolic.eval.judge import Judge
 from frolic.eval.starter import drawer, evaluate
 from frolic.eval.suites import Case
+from frolic.pipeline.result import to_image
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from frolic.pipeline import Pipeline
 
 STEPS = (1, 2, 4)
@@ -53,6 +56,17 @@ def compare(
     for steps in STEPS:
         found = row(few, steps)
         yield replace(found, share=round(found.accuracy / first.accuracy, 4) if first.accuracy else None)
+
+
+def side_by_side(few: Pipeline, whole: Pipeline, prompts: Sequence[str], seed: int) -> tuple[list[Image], list[str]]:
+    """The same prompts and seeds by ``whole``, then by ``few`` in 1 and in 2 steps; and what each is."""
+    pictures: list[Image] = []
+    labels = []
+    for pipe, steps in ((whole, whole.defaults.steps), (few, 1), (few, 2)):
+        pixels = drawer(pipe, steps=steps)(list(prompts), seed)
+        pictures += [to_image(picture) for picture in pixels]
+        labels += [f"{prompt}: {steps} step{'s' * (steps > 1)}" for prompt in prompts]
+    return pictures, labels
 
 
 def markdown(rows: Sequence[Few]) -> str:

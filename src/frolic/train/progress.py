@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 
@@ -15,6 +17,29 @@ class Progress(Protocol):
     def metrics(self, step: int, values: Mapping[str, float], seconds_left: float) -> None: ...
     def note(self, text: str) -> None: ...
     def stop(self) -> None: ...
+
+
+class _Notes(logging.Handler):
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.note(self.format(record))
+
+
+@contextmanager
+def heard(progress: Progress) -> Iterator[None]:
+    """While it lasts, ``progress`` notes what frolic's training logs: what is prepared before the first step."""
+    logger, handler = logging.getLogger("frolic.train"), _Notes(progress)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class Silent:

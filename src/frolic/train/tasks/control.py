@@ -136,8 +136,9 @@ def encode(pipeline: Pipeline, pictures: Pictures, data: Data, key: list[str]) -
     cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
     captions = pictures.captions
     sentences = list(dict.fromkeys(text for each in captions for text in each))
-    latents = cached(cache, [*key, f"edges {VERSION}"], lambda: _latents(pipeline, pictures, data.side))
-    texts = cached(cache, [*key, "texts"], lambda: encode_texts(pipeline, sentences))
+    said = f"{len(captions)} pictures and their edges"
+    latents = cached(cache, [*key, f"edges {VERSION}"], lambda: _latents(pipeline, pictures, data.side), said)
+    texts = cached(cache, [*key, "texts"], lambda: encode_texts(pipeline, sentences), "captions")
     return controlled(captions, latents["latents"], latents["control"], sentences, TextSet(**texts))
 
 

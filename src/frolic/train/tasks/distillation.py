@@ -164,9 +164,12 @@ def build(recipe: Recipe) -> Job:
 
     def teach(wanted: Sequence[str]) -> Tensor:
         inputs = [TEXT_TEACHER.integrity, *wanted]
-        return cached(cache / "teacher", inputs, lambda: {"embeddings": embed(wanted, cache / "packages").half()})[
-            "embeddings"
-        ]
+        said = f"the teacher's embeddings of {len(wanted)} sentences"
+
+        def make() -> dict[str, Tensor]:
+            return {"embeddings": embed(wanted, cache / "packages").half()}
+
+        return cached(cache / "teacher", inputs, make, said)["embeddings"]
 
     goal = targets(texts, nouns(concepts), net, teach)
     tokenizer = train_tokenizer(texts, config.vocabulary, words.single)

@@ -30,7 +30,7 @@ from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.flow import Flow, FlowSettings
 from frolic.train.painter import guided
-from frolic.train.tasks.cache import cached
+from frolic.train.tasks.cache import cached, counted
 from frolic.train.tasks.component import (
     STORED,
     Mix,
@@ -175,13 +175,14 @@ def scene_latents(
     buckets, first = [], 0
     for size, shown in drawn.items():
         key = [marks["autoencoder"], marks["training set"], repr(shown), repr(size)]
-        latents = cached(cache, key, partial(_latents, sprites, shown, size, vae, device, prefetch))["latents"]
+        make = partial(_latents, sprites, shown, size, vae, device, prefetch)
+        latents = cached(cache, key, make, f"{len(shown)} scenes of {size[1]}x{size[0]}")["latents"]
         buckets.append(Bucket(latents, first, sizes[size]))
         first += len(latents)
     captions = [scene.captions for shown in drawn.values() for scene in shown]
     sentences = list(dict.fromkeys(text for each in captions for text in each))
     key = [marks["text encoder"], str(tokens), *sentences]
-    words = TextSet(**cached(cache, key, lambda: encode_sentences(sentences, encode).tensors()))
+    words = TextSet(**cached(cache, key, lambda: encode_sentences(sentences, encode).tensors(), "captions"))
     return CaptionedLatents(buckets, Captions.of(captions, sentences, words, tokens), vae.config.scaling_factor), marks
 
 
@@ -232,7 +233,8 @@ def _latents(
         return render(sprites, shown[number * _AT_ONCE : (number + 1) * _AT_ONCE], *size)
 
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        for pixels in ahead(pictures, 0, math.ceil(len(shown) / _AT_ONCE), prefetch):
+        made = ahead(pictures, 0, math.ceil(len(shown) / _AT_ONCE), prefetch)
+        for pixels in counted(made, len(shown), _AT_ONCE):
             z: Tensor = vae.encode(pixels.to(device).contiguous(memory_format=torch.channels_last))
             parts.append(z.float().half().cpu())
     return {"latents": torch.cat(parts)}

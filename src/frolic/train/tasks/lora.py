@@ -173,14 +173,16 @@ def encode(pipeline: Pipeline, entries: Sequence[Entry], data: Data, key: list[s
     for size, rows in groups.items():
         some = [entries[row] for row in rows]
         inputs = [*key, repr(size), *(entry.picture.name for entry in some)]
-        made = cached(cache, inputs, partial(_latents, pipeline, some, size))
+        made = cached(cache, inputs, partial(_latents, pipeline, some, size), f"{len(some)} pictures")
         add(made["latents"], [entry.caption for entry in some], own * len(rows) / len(entries))
     if data.prior is not None:
         said = [data.prior.prompts[number % len(data.prior.prompts)] for number in range(data.prior.count)]
-        made = cached(cache, [*key, "prior", *said], partial(_prior, pipeline, said, data.side))
+        made = cached(
+            cache, [*key, "prior", *said], partial(_prior, pipeline, said, data.side), f"{len(said)} prior pictures"
+        )
         add(made["latents"], said, data.prior.share)
     sentences = list(dict.fromkeys(text for (text,) in captions))
-    words = TextSet(**cached(cache, [*key, "texts", *sentences], lambda: encode_texts(pipeline, sentences)))
+    words = TextSet(**cached(cache, [*key, "texts", *sentences], lambda: encode_texts(pipeline, sentences), "captions"))
     longest = int(words.length.max())
     return CaptionedLatents(buckets, Captions.of(captions, sentences, words, longest), 1.0)
 

@@ -33,7 +33,7 @@ from frolic.train.objectives.experts import ExpertsFlow
 from frolic.train.objectives.flow import Flow, FlowSettings
 from frolic.train.objectives.reconstruction import strips
 from frolic.train.painter import guided
-from frolic.train.tasks.cache import cached
+from frolic.train.tasks.cache import cached, counted
 from frolic.train.tasks.component import (
     STORED,
     ModelSection,
@@ -129,11 +129,11 @@ def build(recipe: Recipe) -> Job:
     shown = clips(Cast(concepts), data.clips, data.seed, data.mix, loops=loops)
     key = [marks["autoencoder"], marks["training set"], repr(shown), repr((data.side, data.frames))]
     make = partial(_latents, (sprites, films), shown, data, vae.to(device), device, recipe.trainer.prefetch)
-    latents = cached(cache, key, make)["latents"]
+    latents = cached(cache, key, make, f"{len(shown)} clips")["latents"]
     captions = [clip.captions for clip in shown]
     sentences = list(dict.fromkeys(text for each in captions for text in each))
     key = [marks["text encoder"], str(settings.tokens), *sentences]
-    words = TextSet(**cached(cache, key, lambda: encode_sentences(sentences, encode).tensors()))
+    words = TextSet(**cached(cache, key, lambda: encode_sentences(sentences, encode).tensors(), "captions"))
     source = CaptionedLatents([Bucket(latents, 0, 1.0)], Captions.of(captions, sentences, words, settings.tokens), 1.0)
     null_text, null_mask = encode([""])
     side, count = data.side // vae_config.stride, vae.latent_frames(data.frames)
@@ -226,7 +226,7 @@ def _latents(
         return torch.stack(made).float() / 127.5 - 1
 
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        for x in ahead(pixels, 0, -(-len(shown) // _AT_ONCE), prefetch):
+        for x in counted(ahead(pixels, 0, -(-len(shown) // _AT_ONCE), prefetch), len(shown), _AT_ONCE):
             parts.append(vae.scaled(vae.encode(x.to(device)).float()).half().cpu())
     return {"latents": torch.cat(parts)}
 
