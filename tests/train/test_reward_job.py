@@ -111,7 +111,7 @@ def test_two_halves_are_the_whole(tmp_path: Path, base: Path, prompts: Path, mor
 def test_scores_alone_are_enough_for_nft(tmp_path: Path, base: Path, prompts: Path) -> None:
     more = (
         "vars.reward=bright", "job.method=nft", "job.nft.group=8", "trainer.batch_size=16", "trainer.steps=24",
-        "job.check_every=24", "optimizer.lr=0.05", "job.nft.keep=0.5", "trainer.ema=0",
+        "job.check_every=24", "optimizer.lr=0.05", "job.nft.keep=0.5", "trainer.ema=0", "job.anchor=0",
     )  # fmt: skip
     assert report(train(tmp_path / "run", base, prompts, *more))["sweep"]["1"]["bright"] > 0.1
 
