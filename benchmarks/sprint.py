@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from processes import frolic_command, machine, run, shipped
+from starter import settings
 from turns import ratio, turns
 
 HERE = Path(__file__).parent
@@ -41,16 +42,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for name in turns(tuple(DRAWN), options.warm_pairs):
         folder, steps = DRAWN[name]
         model = shipped(folder)
-        own = json.loads((model / "frolic.json").read_text("utf-8"))
-        chosen = {
-            "steps": steps,
-            "guidance_scale": own["guidance_scale"],
-            "height": own["height"],
-            "width": own["width"],
-            "max_tokens": own["max_tokens"],
-            "seed": 7,
-            "device": "cpu",
-        }
+        chosen = settings(model, steps, "cpu")
         command = [sys.executable, str(HERE / "warm.py"), "frolic", str(model), json.dumps(chosen)]
         warm[name].append(median(json.loads(run([*command, str(options.calls)], options.threads).output)))
     cold: dict[str, list[float]] = {"frolic": [], "import torch": []}

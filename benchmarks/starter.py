@@ -45,7 +45,7 @@ def main() -> int:
 
 def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Every sample, and the ratios between them (diffusers over frolic: above 1 is better for frolic)."""
-    chosen = settings(model, options)
+    chosen = settings(model, options.steps, options.device)
     report: dict[str, Any] = {"machine": machine(options.threads), "settings": {"prompt": PROMPT, **chosen}}
     with tempfile.TemporaryDirectory() as folder:
         pictures = {name: Path(folder) / f"{name}.png" for name in NAMES}
@@ -83,18 +83,18 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def settings(model: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What both are asked for: the folder's own defaults, or the starter's where it has none."""
+def settings(model: Path, steps: int, device: str) -> dict[str, Any]:
+    """What is asked for: the folder's own defaults, or the starter's where it has none."""
     own = model / "frolic.json"
     said = json.loads(own.read_text("utf-8")) if own.is_file() else {}
     return {
-        "steps": options.steps,
+        "steps": steps,
         "guidance_scale": float(said.get("guidance_scale", 4.5)),
         "height": int(said.get("height", 128)),
         "width": int(said.get("width", 128)),
         "max_tokens": int(said.get("max_tokens", 300)),
         "seed": 7,
-        "device": options.device,
+        "device": device,
     }
 
 

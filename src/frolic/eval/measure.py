@@ -56,6 +56,7 @@ class Truth:
         self._cuts = Cuts(rgba)
         self._by_code = {concept.code: concept for concept in concepts}
         self.cases = cases_of_all([truth.known(concept) for concept in concepts], count)
+        self._features: dict[tuple[int, int], Tensor] = {}
 
     def pictures(self, seed: int, side: int) -> Tensor:
         """[N, 3, S, S] in [-1, 1], one a case, without jitter; another ``seed`` places things otherwise."""
@@ -65,6 +66,12 @@ class Truth:
         ]
         return torch.stack(rows)
 
+    def features(self, net: nn.Module, seed: int, side: int) -> Tensor:
+        """What ``net`` sees in ``pictures``, found once."""
+        if (seed, side) not in self._features:
+            self._features[seed, side] = features.features(net, self.pictures(seed, side))
+        return self._features[seed, side]
+
 
 def distance(draw: Draw, true: Truth, seed: int, batch: int) -> Distance:
     """The pictures that ``draw`` makes against true ones of the same prompts and size."""
@@ -73,9 +80,8 @@ def distance(draw: Draw, true: Truth, seed: int, batch: int) -> Distance:
     pictures = torch.cat(drawn)
     side = pictures.shape[-1]
     net = features.load_features(home() / "packages")
-    found, first, second = (
-        features.features(net, x) for x in (pictures, true.pictures(0, side), true.pictures(1_000_000, side))
-    )
+    found = features.features(net, pictures)
+    first, second = (true.features(net, other, side) for other in (0, 1_000_000))
     return Distance(
         n=len(prompts),
         fid=round(features.frechet(found, first), 2),

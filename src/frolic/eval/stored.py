@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SCALE = ".scale"
 _LEAST = 1024
@@ -50,3 +50,8 @@ def unpacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"{name} and its scale do not belong together")
         found[name] = value.float() * scale.float().reshape(-1, *[1] * (value.ndim - 1))
     return found
+
+
+def as_stored(net: nn.Module) -> None:
+    """Round the weights of ``net`` as storing them would: what is measured is what is shipped."""
+    net.load_state_dict(unpacked(packed(net.state_dict())))

@@ -27,7 +27,7 @@ from frolic.eval.judge import FILES, FORMAT, Judge
 from frolic.eval.layouts import Cuts, compose, scatter
 from frolic.eval.recolour import COLOURS, recolour
 from frolic.eval.renders import crowd, degrade
-from frolic.eval.stored import packed, unpacked
+from frolic.eval.stored import as_stored, packed, unpacked
 from frolic.eval.suites import Known
 from frolic.eval.training import Recipe, Tell, build, fit, step_generator
 from frolic.io.files import write_bytes
@@ -138,8 +138,8 @@ def _between(first: ClassifierNet, last: ClassifierNet, share: float) -> Classif
         for name, value in last.state_dict().items()
     }
     last.load_state_dict(mixed)
-    last.load_state_dict(unpacked(packed(last.state_dict())))
-    return last.float()
+    as_stored(last)
+    return last
 
 
 def train_style(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from frolic.errors import FileError, RequestError
-from frolic.eval.stored import packed, unpacked
+from frolic.eval.stored import as_stored
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,7 @@ def fit(
             assert state is not None
             _keep(state, net, optimizers, recipe, step + 1)
             return False
-    # Rounded as it will be stored: what is measured is what is shipped.
-    net.load_state_dict(unpacked(packed(net.state_dict())))
+    as_stored(net)
     net.eval().requires_grad_(False)
     return True
 

@@ -296,15 +296,15 @@ def write(
                 file.write(_bytes_of(tensor.detach().cpu().contiguous()))
 
 
-def fill(module: nn.Module, path: Path, keymap: KeyMap | None = None, *, of: str = "the model") -> None:
+def fill(module: nn.Module, path: Path, keymap: KeyMap | None = None, *, fault: str = "does not fit the model") -> None:
     """Fill ``module`` strictly, in float32, from a file or shard index whose names ``keymap`` knows, or which has the
-    module's own. ``of``: what the file should fit, as the error calls it.
+    module's own. ``fault``: what the error says of a file that is another.
 
     Raises:
         CheckpointError: listing all that is wrong. FileError: it cannot be read.
     """
     names = keymap or KeyMap()
-    problems = Problems(f"{path} does not fit {of}")
+    problems = Problems(f"{path} {fault}")
     entries = read_headers(path)
     compare(entries, names.save(module.state_dict()), problems)
     problems.raise_any(CheckpointError)

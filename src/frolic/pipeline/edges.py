@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from frolic.errors import CheckpointError, RequestError, nearest
-from frolic.io.problems import Problems
-from frolic.io.safetensors import compare, read_headers, read_tensors
+from frolic.errors import RequestError, nearest
+from frolic.io.safetensors import fill
 from frolic.pipeline.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -150,14 +149,8 @@ def load_hed(path: Path) -> HED:
     """
     from frolic.models.hed import HED, published_keys
 
-    net, keymap = HED(), published_keys()
-    problems = Problems(f"{path} does not hold the edge network; give ControlNetHED as safetensors")
-    entries = read_headers(path)
-    compare(entries, keymap.save(net.state_dict()), problems)
-    problems.raise_any(CheckpointError)
-    tensors = read_tensors(entries, problems, dtype=torch.float32)
-    problems.raise_any(CheckpointError)
-    net.load_state_dict(keymap.load(tensors))
+    net = HED()
+    fill(net, path, published_keys(), fault="does not hold the edge network; give ControlNetHED as safetensors")
     return net.requires_grad_(False).eval()
 
 

@@ -49,7 +49,7 @@ def read_dual(folder: Path | None = None) -> tuple[DualEncoder, str]:
     folder = shipped() if folder is None else folder
     raw = read_json_object(folder / CONFIG)
     encoder = DualEncoder(DualConfig.from_json(raw))
-    safetensors.fill(encoder, folder / WEIGHTS, of="the reward")
+    safetensors.fill(encoder, folder / WEIGHTS, fault="does not fit the reward")
     text = raw.get("_text_encoder")
     if not isinstance(text, str):
         raise CheckpointError(f"{folder / CONFIG} does not say which text encoder it reads; train it again.")

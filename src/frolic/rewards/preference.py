@@ -101,8 +101,8 @@ def read_preference(folder: Path) -> tuple[PreferenceConfig, Learned]:
     config = PreferenceConfig.from_json(read_json_object(folder / CONFIG))
     head = PreferenceHead(described(config.dual, config.prompts), config.hidden)
     learned = Learned(DualEncoder(config.dual), head)
-    safetensors.fill(learned.dual, folder / ENCODER, of="the reward")
-    safetensors.fill(learned.head, folder / WEIGHTS, of="the reward")
+    safetensors.fill(learned.dual, folder / ENCODER, fault="does not fit the reward")
+    safetensors.fill(learned.head, folder / WEIGHTS, fault="does not fit the reward")
     return config, learned
 
 

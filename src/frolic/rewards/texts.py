@@ -38,7 +38,7 @@ class Reader:
         config = spec.configure(read_json_object(folder / "text_encoder" / "config.json"))
         self.encoder = spec.build(config)
         self.path = safetensors.find_weights(folder / "text_encoder")
-        safetensors.fill(self.encoder, self.path, spec.keymap(config), of="its config")
+        safetensors.fill(self.encoder, self.path, spec.keymap(config), fault="does not fit its config")
         self.encoder.eval().requires_grad_(False)
         self.tokenizer = Tokenizer(folder / "tokenizer" / FILE)
         self.width: int = config.width

@@ -145,12 +145,9 @@ class Adversarial(Consistency):
     def drawn(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """The student's pictures [B, C, h, w] of noised true ones, or of noise alone."""
         x0 = full(batch["latents"])
-        count, settings = len(x0), self.settings
-        time = drawn_times(count, settings.mean, settings.deviation, generator)
-        alone = torch.rand(count, generator=generator) < self.adversarial.noisiest
-        time = torch.where(alone, torch.tensor(math.pi / 2), time).to(x0)
+        time = self.starts(len(x0), self.adversarial.noisiest, generator).to(x0)
         noise = torch.randn(x0.shape, generator=generator).to(x0)
-        scale = self.scales(count, generator).to(x0)
+        scale = self.scales(len(x0), generator).to(x0)
         return self.finished(state_at(x0, noise, time), time, batch["text"], batch["mask"], scale)
 
     def opinion(self, x0: Tensor, batch: Batch, generator: torch.Generator, *, learn: bool) -> Tensor:

@@ -145,15 +145,21 @@ class Consistency:
         time = drawn_times(len(x0), self.settings.mean, self.settings.deviation, generator).to(x0)
         scale = self.scales(len(x0), generator).to(x0)
         u = state_at(x0, noise, time)
-        field = trig_from_flow(self.predict(text, mask, scale))(u, time)
+        predicted = trig_from_flow(self.predict(text, mask, scale))
         with torch.no_grad():
             guided = trig_from_flow(self.guided(text, mask, scale))(u, time)
-            if self.settings.tangent == "difference":
-                before, change = field.detach(), self.difference(u, time, field, guided, text, mask, scale)
-            else:
+        if self.settings.tangent == "difference":
+            field = predicted(u, time)
+            before = field.detach()
+            with torch.no_grad():
+                change = self.difference(u, time, before, guided, text, mask, scale)
+        else:
+            with torch.no_grad():
                 before, change = self.derivative(u, time, guided, text, mask, scale)
-            share = 1.0 if not self.settings.warmup else min(1.0, int(batch["step"][0]) / self.settings.warmup)
-            g = tangent(u, time, before, change, guided, share)
+            # Last, so that its graph is not held while the derivative is made.
+            field = predicted(u, time)
+        share = 1.0 if not self.settings.warmup else min(1.0, int(batch["step"][0]) / self.settings.warmup)
+        g = tangent(u, time, before, change, guided, share)
         loss = consistency_loss(field, g, time, self.uncertainty(time))
         return loss, {
             "consistency": loss.detach(),
@@ -169,9 +175,7 @@ class Consistency:
         some = math.ceil(settings.share * len(batch["latents"]))
         x0, text, mask = full(batch["latents"][:some]), batch["text"][:some], batch["mask"][:some]
         noise = torch.randn(x0.shape, generator=generator).to(x0)
-        time = drawn_times(len(x0), self.settings.mean, self.settings.deviation, generator)
-        alone = torch.rand(len(x0), generator=generator) < settings.noisiest
-        time = torch.where(alone, torch.tensor(math.pi / 2), time).to(x0)
+        time = self.starts(len(x0), settings.noisiest, generator).to(x0)
         scale = self.scales(len(x0), generator).to(x0)
         with torch.no_grad():
             field = trig_from_flow(self.guided(text, mask, scale))
@@ -181,6 +185,12 @@ class Consistency:
         found = self.finished(states.flatten(0, 1), times.flatten(), texts, masks, scale.repeat(count))
         far, off = distance(found, end.repeat(count, *[1] * (end.ndim - 1)))
         return far.mean(), {"ends": off.mean(), "ends_of_starts": off[: len(x0)].mean()}
+
+    def starts(self, count: int, noisiest: float, generator: torch.Generator) -> Tensor:
+        """``[count]`` times, of which a share (``noisiest``) is that of noise alone."""
+        time = drawn_times(count, self.settings.mean, self.settings.deviation, generator)
+        alone = torch.rand(count, generator=generator) < noisiest
+        return torch.where(alone, torch.tensor(math.pi / 2), time)
 
     def scales(self, count: int, generator: torch.Generator) -> Tensor:
         """``[count]`` guidance scales."""

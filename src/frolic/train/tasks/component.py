@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import AfterValidator, Field
@@ -27,7 +27,8 @@ JobT = TypeVar("JobT", bound=Section)
 DataT = TypeVar("DataT", bound=Section)
 
 WEIGHTS = {"text_encoder": "model.safetensors"}
-STORED = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
+Store = Literal["bfloat16", "float8"]
+STORED: Mapping[Store, torch.dtype] = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
 """What finished weights can be kept in. Of 8 bits, every reader casts them to what it computes in."""
 _LARGE = 2**15
 _DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -87,7 +87,7 @@ def build(recipe: Recipe) -> Job:
         objective=Contrastive(encoder, reader.states, settings.noise, settings.blur),
         source=CaptionedPictures(small, concepts, cast, config.side, data.mix, reader.tokens, data.close, data.few),
         export=export,
-        warm_start=lambda folder: safetensors.fill(encoder, folder / WEIGHTS, of="the reward"),
+        warm_start=lambda folder: safetensors.fill(encoder, folder / WEIGHTS, fault="does not fit the reward"),
         inputs=marks,
     )
 

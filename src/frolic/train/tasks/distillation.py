@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tokenizers import Encoding
@@ -36,6 +35,7 @@ from frolic.train.tasks.cache import cached
 from frolic.train.tasks.component import (
     STORED,
     ModelSection,
+    Store,
     component_spec,
     load_weights,
     open_pack,
@@ -58,7 +58,7 @@ class Settings(Section):
     tokens: int = 24
     words: float = 1.0
     lengths: list[int] = [6, 12]
-    store: Literal["bfloat16", "float8"] = "bfloat16"
+    store: Store = "bfloat16"
 
 
 class Data(Section):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -36,6 +36,7 @@ from frolic.train.tasks.component import (
     Mix,
     ModelSection,
     Share,
+    Store,
     component_spec,
     load_weights,
     open_pack,
@@ -62,7 +63,7 @@ class Settings(FlowSettings):
 
     tokens: int = 24
     card: Card
-    store: Literal["bfloat16", "float8"] = "bfloat16"
+    store: Store = "bfloat16"
 
 
 class Scenes(Section):

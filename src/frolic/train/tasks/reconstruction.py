@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ from frolic.train.tasks.component import (
     STORED,
     Mix,
     ModelSection,
+    Store,
     component_spec,
     load_weights,
     open_loops,
@@ -39,7 +40,7 @@ class Settings(ReconstructionWeights):
 
     edges: float = 0.5
     decoder_only: bool = False
-    store: Literal["bfloat16", "float8"] = "bfloat16"
+    store: Store = "bfloat16"
 
 
 class Data(Section):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import model_validator
@@ -30,7 +29,7 @@ from frolic.train.objectives.adversarial import Adversarial, AdversarialSettings
 from frolic.train.objectives.consistency import Consistency, ConsistencySettings, Stepped
 from frolic.train.tasks import lora
 from frolic.train.tasks.base import Base, autocast, drawn, open_base, set_aside
-from frolic.train.tasks.component import STORED, load_weights, weights_mark, write_component
+from frolic.train.tasks.component import STORED, Store, load_weights, weights_mark, write_component
 from frolic.train.tasks.flow import PREVIEW_PROMPTS, Scenes, scene_latents, text_encoder
 from frolic.train.tasks.folder import FewCard, complete_few
 from frolic.train.tasks.student import student_config, student_of
@@ -45,7 +44,7 @@ class Settings(ConsistencySettings):
     card: FewCard
     previews: list[str] = []
     recompute: bool = False
-    store: Literal["bfloat16", "float8"] = "bfloat16"
+    store: Store = "bfloat16"
 
 
 class Data(Section):

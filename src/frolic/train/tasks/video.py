@@ -38,6 +38,7 @@ from frolic.train.tasks.component import (
     STORED,
     ModelSection,
     Share,
+    Store,
     component_spec,
     known_kinds,
     load_weights,
@@ -76,7 +77,7 @@ class Settings(FlowSettings):
     boundary: Annotated[float, Field(gt=0, lt=1)] | None = None
     train: Literal["both", "high", "low"] = "both"
     other: str | None = None
-    store: Literal["bfloat16", "float8"] = "bfloat16"
+    store: Store = "bfloat16"
 
 
 class Data(Section):
