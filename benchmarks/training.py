@@ -1,8 +1,9 @@
 """Training the starter's transformer on a CPU: ``python benchmarks/training.py --out benchmarks/results/NAME.json``.
 
 Three ways from the same weights and batch: frolic's fused blocks with a core to each part of the batch, frolic's plain
-blocks, and diffusers' model, both with all cores on one part after the other; all in bfloat16 by autocast. What is
-timed is the loss and all gradients of one update, without the optimizer, in turns. See benchmarks/README.md.
+blocks, and diffusers' model, both with all cores on one part after the other; all in bfloat16 by autocast, or in
+float32 where the processor has no bfloat16. What is timed is the loss and all gradients of one update, without the
+optimizer, in turns. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Step = Callable[[], float]
 
 def main() -> int:
     options = _parser().parse_args()
+    from frolic.accel.arithmetic import has_bfloat16
     from frolic.train.memory import keep_freed_memory
 
     keep_freed_memory()  # for all three: it is the process's
@@ -38,7 +40,13 @@ def main() -> int:
     seconds = timed(steps, options.repeats)
     report: dict[str, Any] = {
         "machine": machine(options.threads),
-        "settings": {"batch": options.batch, "passes": options.passes, "image_tokens": 64, "text_tokens": TOKENS},
+        "settings": {
+            "batch": options.batch,
+            "passes": options.passes,
+            "image_tokens": 64,
+            "text_tokens": TOKENS,
+            "precision": "bf16" if has_bfloat16(torch.device("cpu")) else "fp32",
+        },
         "samples_per_second": {name: round(options.batch / median(values), 1) for name, values in seconds.items()},
         "faster_than": {name: ratio(seconds[name], seconds["frolic"]) for name in NAMES[1:]},
         "seconds": seconds,
@@ -54,6 +62,7 @@ def main() -> int:
 def build(options: argparse.Namespace) -> dict[str, Step]:
     import diffusers
 
+    from frolic.accel.arithmetic import has_bfloat16
     from frolic.config import load_recipe
     from frolic.models.sana import SanaConfig, SanaTransformer, diffusers_keys
     from frolic.models.sana.fused import fuse
@@ -70,6 +79,7 @@ def build(options: argparse.Namespace) -> dict[str, Step]:
     theirs: Any = diffusers.SanaTransformer2DModel(**published)
     theirs.load_state_dict(diffusers_keys(config).save(plain.state_dict()))
     size = options.batch // options.passes
+    half = has_bfloat16(torch.device("cpu"))
     parts = [batch(size, config.in_channels, seed) for seed in range(options.passes)]
 
     def updates(net: nn.Module, call: Callable[..., Tensor], workers: int) -> Step:
@@ -77,7 +87,7 @@ def build(options: argparse.Namespace) -> dict[str, Step]:
 
         def loss(index: int) -> tuple[Tensor, dict[str, Tensor]]:
             x, t, text, mask = parts[index]
-            with torch.autocast("cpu", torch.bfloat16, cache_enabled=workers == 1):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=workers == 1):
                 return (call(x, t, text, mask).float() - x).square().mean(), {}
 
         def step() -> float:

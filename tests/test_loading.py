@@ -250,7 +250,7 @@ def test_a_published_model_is_loaded_by_its_rule(
     parts: tuple[torch.dtype, ...],
 ) -> None:
     publish(monkeypatch, entry(rule, name="tiny"))
-    monkeypatch.setattr("frolic.plan.dtypes._cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("frolic.plan.dtypes.has_bfloat16", lambda device: True)
     pipe = frolic.load(tiny_folder, dtype=asked, device="cpu")
     found = dtypes(pipe)
     assert tuple(found[name] for name in ("transformer", "vae", "text_encoder")) == tuple({part} for part in parts)
@@ -284,7 +284,7 @@ def test_the_variant_that_is_stored_in_the_dtype_is_read(
     varied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(monkeypatch, entry("half", name="tiny"))
-    monkeypatch.setattr("frolic.plan.dtypes._cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("frolic.plan.dtypes.has_bfloat16", lambda device: True)
     assert not any(".fp16." in path.name for path in make_plan(varied, device="cpu").weights)
     plan = make_plan(varied, dtype="float16", device="cpu")
     names = {path.parent.name: path.name for path in plan.weights}

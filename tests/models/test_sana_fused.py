@@ -14,7 +14,7 @@ from frolic.models.sana.fused import FusedBlock, fuse
 from frolic.models.sana.model import SanaTransformer
 from frolic.nn.kernels import cpu
 
-needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(cpu.kernels(torch.float32) is None, reason="no C++ compiler")
 
 
 def transformer(**changes: object) -> SanaTransformer:
@@ -71,24 +71,43 @@ def test_as_near_to_float32_as_autocast_is(batch: int, height: int, width: int, 
 
 
 @needs_compiler
-def test_what_is_masked_has_no_gradient() -> None:
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "text"), [(3, 4, 4, 5), (2, 3, 7, 24), (1, 1, 1, 1), (2, 5, 2, 17)]
+)
+def test_in_float32_the_same_as_the_plain_block(batch: int, height: int, width: int, text: int) -> None:
+    net = transformer()
+    fused = copy.deepcopy(net)
+    fuse(fused)
+    given = inputs(batch, height, width, text)
+    exact, exact_grads = gradients(net, given, half=False)
+    out, grads = gradients(fused, given, half=False)
+    assert not torch.equal(out, exact), "the fused block was not used"
+    assert distance(out, exact) < 2e-6
+    assert max(distance(grads[name], exact_grads[name]) for name in exact_grads) < 1e-4
+
+
+@needs_compiler
+@pytest.mark.parametrize("half", [True, False])
+def test_what_is_masked_has_no_gradient(half: bool) -> None:
     fused = transformer()
     fuse(fused)
     given = inputs(4, 4, 4, 9)
-    grad = gradients(fused, given, half=True)[1]["text"]
+    grad = gradients(fused, given, half)[1]["text"]
     assert torch.equal(grad[~given[3]], torch.zeros_like(grad[~given[3]]))
     assert bool((grad[given[3]].abs().sum(dim=-1) > 0).all())
 
 
 @needs_compiler
-def test_drawing_and_float32_take_the_plain_path() -> None:
+def test_drawing_and_float64_take_the_plain_path() -> None:
     net = transformer()
     fused = copy.deepcopy(net)
     fuse(fused)
     given = inputs(2, 4, 4, 5)
     with torch.no_grad():
         assert torch.equal(fused(*given), net(*given))
-    assert torch.equal(gradients(fused, given, half=False)[0], gradients(net, given, half=False)[0])
+    x, t, text, mask = given
+    given = (x.double(), t.double(), text.double(), mask)
+    assert torch.equal(gradients(fused.double(), given, half=False)[0], gradients(net.double(), given, half=False)[0])
 
 
 @needs_compiler
@@ -143,11 +162,11 @@ def test_blocks_of_other_kinds_stay(changes: dict[str, object]) -> None:
 
 
 def test_without_a_compiler_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu.library.cache_clear()
+    cpu.kernels.cache_clear()
     monkeypatch.setattr(cpu, "compiler", lambda: None)
     try:
         net = transformer()
-        assert cpu.library() is None and not fuse(net)
+        assert cpu.kernels(torch.float32) is None and not fuse(net)
         assert all(type(block) is SanaBlock for block in net.blocks)
     finally:
-        cpu.library.cache_clear()
+        cpu.kernels.cache_clear()

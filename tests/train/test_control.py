@@ -121,6 +121,8 @@ def test_what_is_trained_and_what_stays(tmp_path, base, pack):
     before = load_file(base / "transformer" / "diffusion_pytorch_model.safetensors")
     same = {name for name in after.keys() & before.keys() if torch.equal(after[name], before[name].bfloat16())}
     stays = ("patch_embed.", "time_embed.", "caption_projection.", "caption_norm.")
+    # What is added to all keys alike changes no softmax: only rounding moves it.
+    same = {name for name in same if not name.endswith("to_k.bias")}
     assert same == {name for name in after if name.startswith(stays)}
     assert float(after["controlnet_blocks.0.weight"].abs().max()) > 0, "no longer zero"
 
@@ -193,19 +195,19 @@ def test_what_cannot_work_is_refused_first(tmp_path, base, pack, change, error, 
 def test_a_model_that_was_published_in_float16_is_not_trained_with_in_bfloat16():
     published = {entry.name: entry for entry in families()["sana"].published}
 
-    def check(name, dtype, precision):
-        check_precision(SimpleNamespace(name=name, published=published[name]), dtype, precision)
+    def check(name, dtype, half):
+        check_precision(SimpleNamespace(name=name, published=published[name]), dtype, half)
 
     with pytest.raises(ConfigError, match="noise in bfloat16"):
-        check("sana-1.6b-1024", "float32", "bf16")
-    check("sana-1.6b-1024", "float32", "fp32")
-    check("sana-1.6b-1024-bf16", "bfloat16", "bf16")
+        check("sana-1.6b-1024", "float32", True)
+    check("sana-1.6b-1024", "float32", False)
+    check("sana-1.6b-1024-bf16", "bfloat16", True)
 
 
 def test_in_bfloat16_the_model_and_its_previews_work(tmp_path, base, folder):
     outcome = train(
         "sana/control", tmp_path / "run", base, f"data.folder={folder}", "model.dtype=bfloat16",
-        "trainer.preview_every=2",
+        "trainer.precision=bf16", "trainer.preview_every=2",
     )  # fmt: skip
     assert outcome.export is not None
     figures = json.loads((outcome.export / control.REPORT).read_text())["held_out"]

@@ -20,6 +20,9 @@ from pydantic import (
 from frolic.config.tree import Entry, Problems, Where
 from frolic.config.validate import Section, SectionT, validate
 
+Precision = Literal["auto", "bf16", "fp32"]
+"""bfloat16 by autocast, float32, or the former where the device multiplies in it."""
+
 
 def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -105,14 +108,14 @@ class MuonSection(Section):
     Attributes:
         lr_scale: times the learning rate, for every matrix that Muon updates.
         iterations: Newton-Schulz steps.
-        precision: arithmetic of the iteration.
+        precision: arithmetic of the iteration, as of the trainer.
     """
 
     momentum: Fraction = 0.95
     nesterov: bool = True
     iterations: Positive = 5
     lr_scale: Annotated[float, Field(ge=0)] = 1.0
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "auto"
 
 
 class OptimizerSection(Section):
@@ -164,7 +167,7 @@ class TrainerSection(Section):
     accumulation: Positive = 1
     workers: Positive = 1
     clip: Annotated[float, Field(ge=0)] = 1.0
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "auto"
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     checkpoint_every: Every = Interval(seconds=600)
     keep: Positive = 3

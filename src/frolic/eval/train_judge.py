@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from frolic.accel.arithmetic import has_bfloat16
 from frolic.data.starter.pack import read
 from frolic.errors import FileError
 from frolic.eval import detector, truth
@@ -120,7 +121,7 @@ def train_classifier(
         # What is hard comes later: with all of it from the start nothing is learnt for hundreds of steps.
         hard = 1.0 if begun else min(1.0, 3 * step / recipe.steps)
         x = crowd(cut, dice, side, scenic=0.3 * hard, neighbours=0.3 * hard, strength=0.2 + 0.5 * hard)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with _half():
             said = net(x.contiguous(memory_format=torch.channels_last))
         return F.cross_entropy(said.concept.float(), rows.concept[picked], label_smoothing=_SMOOTHING)
 
@@ -160,11 +161,15 @@ def train_style(
         dice = Dice(step_generator(recipe, step), held_out=False)
         picked = _epoch(known, recipe, step)
         x = crowd(cuts.at(picked, SIDE), dice, SIDE, scenic=0.3, neighbours=0.15, strength=0.6)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad(), _half():
             _, every = net.features(x.contiguous(memory_format=torch.channels_last))
         return F.cross_entropy(net.style(every.float()), rows.style[picked])
 
     return net if fit(net.style, loss_at, recipe, "style", state, seconds, tell) else None
+
+
+def _half() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16(torch.device("cpu")))
 
 
 def _epoch(known: Tensor, recipe: Recipe, step: int) -> Tensor:
@@ -200,7 +205,7 @@ def train_detector(
         heat, numbers, counts = detector.targets(
             [[cuts.box(put) for put in puts] for puts in pictures], side // detector.STRIDE
         )
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with _half():
             said, named = net(x.contiguous(memory_format=torch.channels_last))
         loss = detector.loss(said.float(), heat, numbers, counts)
         return loss + 0.5 * F.cross_entropy(named.float(), label, ignore_index=UNSURE)

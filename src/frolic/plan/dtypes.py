@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from frolic.accel.arithmetic import has_bfloat16
 from frolic.errors import RequestError, nearest
 from frolic.io.safetensors import Entry
 from frolic.spec import Published
@@ -67,7 +68,7 @@ def _automatic(
     device: torch.device, safe: Mapping[str, list[torch.dtype]], sizes: Counter[torch.dtype], known: bool
 ) -> dict[str, torch.dtype]:
     if device.type == "cpu":
-        quick = sizes.total() > _LARGE and _cpu_has_bfloat16()
+        quick = sizes.total() > _LARGE and has_bfloat16(device)
         return {
             part: torch.bfloat16 if quick and torch.bfloat16 in allowed else torch.float32
             for part, allowed in safe.items()
@@ -81,19 +82,9 @@ def _automatic(
 def _half(allowed: list[torch.dtype], device: torch.device) -> torch.dtype:
     """The first half-precision type in ``allowed`` that ``device`` computes in, or float32."""
     for dtype in allowed:
-        if dtype.itemsize == 2 and (dtype is torch.float16 or _has_bfloat16(device)):
+        if dtype.itemsize == 2 and (dtype is torch.float16 or has_bfloat16(device)):
             return dtype
     return torch.float32
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return _cpu_has_bfloat16()
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _cpu_has_bfloat16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _sizes(parts: Parts) -> Counter[torch.dtype]:

@@ -7,12 +7,20 @@ import shutil
 
 import torch
 
+from frolic.accel.arithmetic import has_bfloat16
+from frolic.config import Precision
+
 
 def resolve_device(name: str) -> torch.device:
     """``auto`` is the GPU where one works, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def in_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Whether what a recipe calls ``precision`` is bfloat16 on ``device``."""
+    return has_bfloat16(device) if precision == "auto" else precision == "bf16"
 
 
 def has_compiler() -> bool:

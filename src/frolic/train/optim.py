@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from frolic.config import GroupRule, OptimizerSection, ScheduleSection
 from frolic.errors import CheckpointError, ConfigError, nearest
+from frolic.train.device import in_bfloat16
 from frolic.train.muon import Muon
 
 _SLOT = "//"
@@ -94,7 +95,7 @@ class Optimizers:
                 if setting.optimizer == kind
             ]
             if chosen:
-                self._optimizers.append(_make(kind, chosen, section))
+                self._optimizers.append(_make(kind, chosen, section, next(iter(params.values())).device))
 
     def step(self, factor: float) -> None:
         """One update at ``factor`` times each group's learning rate."""
@@ -148,7 +149,9 @@ class Optimizers:
             owner[id(param)].state[param][slot] = kept.detach().copy_(value)
 
 
-def _make(kind: str, groups: list[dict[str, object]], section: OptimizerSection) -> torch.optim.Optimizer:
+def _make(
+    kind: str, groups: list[dict[str, object]], section: OptimizerSection, device: torch.device
+) -> torch.optim.Optimizer:
     if kind == "adamw":
         betas = (section.betas[0], section.betas[1])
         return torch.optim.AdamW(groups, lr=section.lr, betas=betas, eps=section.eps, fused=True)
@@ -159,5 +162,5 @@ def _make(kind: str, groups: list[dict[str, object]], section: OptimizerSection)
         momentum=muon.momentum,
         nesterov=muon.nesterov,
         iterations=muon.iterations,
-        dtype=torch.bfloat16 if muon.precision == "bf16" else torch.float32,
+        dtype=torch.bfloat16 if in_bfloat16(muon.precision, device) else torch.float32,
     )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from frolic.config import Recipe
 from frolic.errors import NumericsError, ResourceError, is_out_of_memory
 from frolic.train.batches import batches
-from frolic.train.device import has_compiler, resolve_device
+from frolic.train.device import has_compiler, in_bfloat16, resolve_device
 from frolic.train.ema import Ema
 from frolic.train.held_out import HeldOut
 from frolic.train.jobs import Job
@@ -214,7 +214,7 @@ class Trainer:
         def loss(index: int) -> tuple[Tensor, dict[str, Tensor]]:
             part = {name: self._place(tensor) for name, tensor in zip(batch, pieces[index], strict=True)}
             generator = step_generator(settings.seed, self.step, f"loss{index}")
-            half = settings.precision == "bf16"
+            half = in_bfloat16(settings.precision, self.device)
             # Threads would share the casts that autocast keeps, and with them parts of their graphs.
             alone = self._passes.workers <= 1
             with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=alone):

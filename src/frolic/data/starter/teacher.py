@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 from torch.nn import functional as F
 
+from frolic.accel.arithmetic import has_bfloat16
 from frolic.data.starter.fetch import fetch
 from frolic.data.starter.packages import TEXT_TEACHER
 from frolic.errors import ConfigError
@@ -40,7 +41,7 @@ def embed(sentences: Sequence[str], cache: Path, batch: int = 512) -> Tensor:
     out = torch.zeros(len(sentences), WIDTH)
     # Sentences of like length together waste little on padding.
     order = sorted(range(len(sentences)), key=lambda i: (len(sentences[i]), i))
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16(torch.device("cpu"))):
         for first in range(0, len(order), batch):
             rows = order[first : first + batch]
             ids, mask = tokenizer.encode([sentences[i] for i in rows], _TOKENS)

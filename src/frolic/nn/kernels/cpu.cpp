@@ -1,9 +1,10 @@
 // What stands between the matrix products of a SANA block, forward and backward, for training on a CPU.
 //
 // Plain C functions over raw pointers. Each call runs on the thread that makes it: training gives every core a part
-// of the batch of its own. Activations are bfloat16 (the upper half of a float32), arithmetic is float32. Everything a
-// function needs besides is recomputed or lies in a few kilobytes on the stack of one sample, head or channel block:
-// the operations of a framework would send each of these tensors through memory a dozen times.
+// of the batch of its own. Activations are bfloat16 (the upper half of a float32) or, compiled with WIDE, float32;
+// arithmetic is float32. Everything a function needs besides is recomputed or lies in a few kilobytes on the stack of
+// one sample, head or channel block: the operations of a framework would send each of these tensors through memory a
+// dozen times.
 //
 // B samples, L tokens (H x W), D width, N heads, K head width, S text tokens, F gated width. D, K and F are multiples
 // of 16.
@@ -20,11 +21,18 @@
 
 namespace {
 
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-typedef uint32_t uvec __attribute__((vector_size(64)));
-typedef uint16_t half __attribute__((vector_size(32)));
+// As wide as a register: a compiler that has to split vectors sends them through memory.
+#ifdef __AVX512F__
 constexpr int64_t V = 16;
+constexpr int AT_ONCE = 8;  // rows of a product, by the registers that hold them
+#else
+constexpr int64_t V = 8;
+constexpr int AT_ONCE = 8;
+#endif
+typedef float vec __attribute__((vector_size(4 * V)));
+typedef int32_t ivec __attribute__((vector_size(4 * V)));
+typedef uint32_t uvec __attribute__((vector_size(4 * V)));
+typedef uint16_t half __attribute__((vector_size(2 * V)));
 
 inline vec fill(float x) { return vec{} + x; }
 
@@ -34,6 +42,11 @@ inline vec load(const float* p) {
     return v;
 }
 inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+
+#ifdef WIDE
+typedef float narrow;
+#else
+typedef uint16_t narrow;
 
 inline vec load(const uint16_t* p) {
     half h;
@@ -45,6 +58,7 @@ inline void store(uint16_t* p, vec v) {  // to nearest, ties to even
     half h = __builtin_convertvector((u + 0x7fff + ((u >> 16) & 1)) >> 16, half);
     std::memcpy(p, &h, sizeof h);
 }
+#endif
 
 inline float sum(vec v) {
     float s = 0;
@@ -96,7 +110,7 @@ template <bool TURNED = false>
 void product(const float* a, const float* b, float* c, int64_t m, int64_t k, int64_t n) {
     int64_t r = 0, as = TURNED ? m : k;
     auto from = [=](int64_t r) { return a + (TURNED ? r : r * as); };
-    for (; r + 8 <= m; r += 8) product_rows<TURNED, 8>(from(r), as, b, c + r * n, k, n);
+    for (; r + AT_ONCE <= m; r += AT_ONCE) product_rows<TURNED, AT_ONCE>(from(r), as, b, c + r * n, k, n);
     for (; r + 2 <= m; r += 2) product_rows<TURNED, 2>(from(r), as, b, c + r * n, k, n);
     for (; r < m; r++) product_rows<TURNED, 1>(from(r), as, b, c + r * n, k, n);
 }
@@ -106,7 +120,7 @@ void transpose(const float* a, float* t, int64_t rows, int64_t columns) {
         for (int64_t r = 0; r < rows; r++) t[i * rows + r] = a[r * columns + i];
 }
 
-void read_rows(const uint16_t* p, int64_t stride, float* out, int64_t rows, int64_t width) {
+void read_rows(const narrow* p, int64_t stride, float* out, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < width; i += V) store(out + r * width + i, load(p + r * stride + i));
 }
@@ -117,11 +131,11 @@ struct LinearHead {  // of one sample and head: relu(q), relu(k), v [L, K]; summ
     LinearHead(int64_t L, int64_t K)
         : q(L * K), k(L * K), v(L * K), kv(K * K), out(L * K), k_sum(K), den(L), L(L), K(K) {}
 
-    void attend(const uint16_t* qkv, int64_t stride, int64_t D, float eps) {
+    void attend(const narrow* qkv, int64_t stride, int64_t D, float eps) {
         std::fill(k_sum.begin(), k_sum.end(), 0.0f);
         for (int64_t l = 0; l < L; l++)
             for (int64_t i = 0; i < K; i += V) {
-                const uint16_t* row = qkv + l * stride + i;
+                const narrow* row = qkv + l * stride + i;
                 store(&q[l * K + i], relu(load(row)));
                 vec key = relu(load(row + D));
                 store(&k[l * K + i], key);
@@ -145,7 +159,7 @@ struct CrossHead {  // of one sample and head; S is padded to a multiple of 16 w
     CrossHead(int64_t L, int64_t S, int64_t K)
         : q(L * K), k((S + V) * K), v((S + V) * K), t(K * (S + V)), p(L * (S + V)), out(L * K), L(L), S(S), P(0), K(K) {}
 
-    void attend(const uint16_t* q_, const uint16_t* k_, const uint16_t* v_, const uint8_t* mask, int64_t D, float scale) {
+    void attend(const narrow* q_, const narrow* k_, const narrow* v_, const uint8_t* mask, int64_t D, float scale) {
         int64_t last = 0;
         for (int64_t s = 0; s < S; s++)
             if (mask[s]) last = s + 1;
@@ -205,7 +219,7 @@ extern "C" {
 
 // out[B,L,D] = layer_norm(x) (1 + scale[B,D]) + shift[B,D]; mean and rstd [B,L] are kept. Samples of scale and shift
 // lie `stride` apart.
-void norm_forward(const float* x, const float* shift, const float* scale, int64_t stride, uint16_t* out, float* mean,
+void norm_forward(const float* x, const float* shift, const float* scale, int64_t stride, narrow* out, float* mean,
                   float* rstd, int64_t B, int64_t L, int64_t D, float eps) {
     for (int64_t b = 0; b < B; b++)
         for (int64_t l = 0; l < L; l++) {
@@ -227,7 +241,7 @@ void norm_forward(const float* x, const float* shift, const float* scale, int64_
 }
 
 // Adds to gx[B,L,D], and sets g_shift and g_scale (laid out as shift and scale).
-void norm_backward(const uint16_t* g, const float* x, const float* mean, const float* rstd, const float* scale,
+void norm_backward(const narrow* g, const float* x, const float* mean, const float* rstd, const float* scale,
                    int64_t stride, float* gx, float* g_shift, float* g_scale, int64_t B, int64_t L, int64_t D) {
     for (int64_t b = 0; b < B; b++) {
         float *gb = g_shift + b * stride, *gs = g_scale + b * stride;
@@ -253,8 +267,8 @@ void norm_backward(const uint16_t* g, const float* x, const float* mean, const f
     }
 }
 
-// out = x + gate[B,D] a (gate may be null: 1), and the same in bfloat16 where `rounded` is given.
-void residual_forward(const float* x, const uint16_t* a, const float* gate, int64_t stride, float* out, uint16_t* rounded,
+// out = x + gate[B,D] a (gate may be null: 1), and the same as an activation where `rounded` is given.
+void residual_forward(const float* x, const narrow* a, const float* gate, int64_t stride, float* out, narrow* rounded,
                       int64_t B, int64_t L, int64_t D) {
     for (int64_t b = 0; b < B; b++)
         for (int64_t l = 0; l < L; l++)
@@ -268,8 +282,8 @@ void residual_forward(const float* x, const uint16_t* a, const float* gate, int6
             }
 }
 
-// ga = gate g in bfloat16; sets g_gate = sum over L of g a.
-void residual_backward(const float* g, const uint16_t* a, const float* gate, int64_t stride, uint16_t* ga, float* g_gate,
+// ga = gate g, as an activation; sets g_gate = sum over L of g a.
+void residual_backward(const float* g, const narrow* a, const float* gate, int64_t stride, narrow* ga, float* g_gate,
                        int64_t B, int64_t L, int64_t D) {
     for (int64_t b = 0; b < B; b++) {
         if (g_gate) std::memset(g_gate + b * stride, 0, D * sizeof(float));
@@ -287,19 +301,19 @@ void residual_backward(const float* g, const uint16_t* a, const float* gate, int
     }
 }
 
-// x[rows, D] += a, from bfloat16.
-void add(float* x, const uint16_t* a, int64_t count) {
+// x[rows, D] += a.
+void add(float* x, const narrow* a, int64_t count) {
     for (int64_t i = 0; i < count; i += V) store(x + i, load(x + i) + load(a + i));
 }
 
 // out[width] = sum over rows of g[rows, width].
-void column_sums(const uint16_t* g, float* out, int64_t rows, int64_t width) {
+void column_sums(const narrow* g, float* out, int64_t rows, int64_t width) {
     std::memset(out, 0, width * sizeof(float));
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < width; i += V) store(out + i, load(out + i) + load(g + r * width + i));
 }
 
-void linear_attention_forward(const uint16_t* qkv, uint16_t* out, int64_t B, int64_t L, int64_t N, int64_t K, float eps) {
+void linear_attention_forward(const narrow* qkv, narrow* out, int64_t B, int64_t L, int64_t N, int64_t K, float eps) {
     int64_t D = N * K;
     LinearHead head(L, K);
     for (int64_t b = 0; b < B; b++)
@@ -310,15 +324,15 @@ void linear_attention_forward(const uint16_t* qkv, uint16_t* out, int64_t B, int
         }
 }
 
-void linear_attention_backward(const uint16_t* g, const uint16_t* qkv, uint16_t* g_qkv, int64_t B, int64_t L, int64_t N,
+void linear_attention_backward(const narrow* g, const narrow* qkv, narrow* g_qkv, int64_t B, int64_t L, int64_t N,
                                int64_t K, float eps) {
     int64_t D = N * K;
     LinearHead head(L, K);
     std::vector<float> up(L * K), d(L * K), gd(L), g_kv(K * K), turned(K * K), gk_sum(K);
     for (int64_t b = 0; b < B; b++)
         for (int64_t n = 0; n < N; n++) {
-            const uint16_t* start = qkv + b * L * 3 * D + n * K;
-            uint16_t* out = g_qkv + b * L * 3 * D + n * K;
+            const narrow* start = qkv + b * L * 3 * D + n * K;
+            narrow* out = g_qkv + b * L * 3 * D + n * K;
             head.attend(start, 3 * D, D, eps);
             read_rows(g + b * L * D + n * K, D, up.data(), L, K);
             std::fill(gk_sum.begin(), gk_sum.end(), 0.0f);
@@ -356,7 +370,7 @@ void linear_attention_backward(const uint16_t* g, const uint16_t* qkv, uint16_t*
 }
 
 // q [B,L,D], k and v [B,S,D], mask [B,S] with at least one true in each row.
-void cross_attention_forward(const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint8_t* mask, uint16_t* out,
+void cross_attention_forward(const narrow* q, const narrow* k, const narrow* v, const uint8_t* mask, narrow* out,
                              int64_t B, int64_t L, int64_t S, int64_t N, int64_t K) {
     int64_t D = N * K;
     CrossHead head(L, S, K);
@@ -370,8 +384,8 @@ void cross_attention_forward(const uint16_t* q, const uint16_t* k, const uint16_
         }
 }
 
-void cross_attention_backward(const uint16_t* g, const uint16_t* q, const uint16_t* k, const uint16_t* v,
-                              const uint8_t* mask, uint16_t* gq, uint16_t* gk, uint16_t* gv, int64_t B, int64_t L, int64_t S,
+void cross_attention_backward(const narrow* g, const narrow* q, const narrow* k, const narrow* v,
+                              const uint8_t* mask, narrow* gq, narrow* gk, narrow* gv, int64_t B, int64_t L, int64_t S,
                               int64_t N, int64_t K) {
     int64_t D = N * K;
     CrossHead head(L, S, K);
@@ -405,7 +419,7 @@ void cross_attention_backward(const uint16_t* g, const uint16_t* q, const uint16
 }
 
 // h [B,L,2F] before its SiLU; w [9,2F], bias [2F]: out [B,L,F] = value silu(gate) of the convolved.
-void gated_convolution_forward(const uint16_t* h, const float* w, const float* bias, uint16_t* out, int64_t B, int64_t H,
+void gated_convolution_forward(const narrow* h, const float* w, const float* bias, narrow* out, int64_t B, int64_t H,
                                int64_t W, int64_t F) {
     Padded value(H, W), gate(H, W);
     for (int64_t c = 0; c < F; c += V) {
@@ -413,14 +427,14 @@ void gated_convolution_forward(const uint16_t* h, const float* w, const float* b
         for (int t = 0; t < 9; t++) wv[t] = load(w + t * 2 * F + c), wg[t] = load(w + t * 2 * F + F + c);
         vec bv = load(bias + c), bg = load(bias + F + c);
         for (int64_t b = 0; b < B; b++) {
-            const uint16_t* row = h + b * H * W * 2 * F + c;
+            const narrow* row = h + b * H * W * 2 * F + c;
             for (int64_t y = 0; y < H; y++)
                 for (int64_t x = 0; x < W; x++, row += 2 * F) {
                     vec v = load(row), g = load(row + F);
                     store(value.at(y, x), v * sigmoid(v));
                     store(gate.at(y, x), g * sigmoid(g));
                 }
-            uint16_t* to = out + b * H * W * F + c;
+            narrow* to = out + b * H * W * F + c;
             for (int64_t y = 0; y < H; y++)
                 for (int64_t x = 0; x < W; x++, to += F) {
                     vec v = value.convolve(y, x, wv) + bv, g = gate.convolve(y, x, wg) + bg;
@@ -431,7 +445,7 @@ void gated_convolution_forward(const uint16_t* h, const float* w, const float* b
 }
 
 // Sets gh [B,L,2F], gw [9,2F] and g_bias [2F].
-void gated_convolution_backward(const uint16_t* g, const uint16_t* h, const float* w, const float* bias, uint16_t* gh,
+void gated_convolution_backward(const narrow* g, const narrow* h, const float* w, const float* bias, narrow* gh,
                                 float* gw, float* g_bias, int64_t B, int64_t H, int64_t W, int64_t F) {
     Padded s[2] = {Padded(H, W), Padded(H, W)}, up[2] = {Padded(H, W), Padded(H, W)};
     std::vector<float> slope[2] = {std::vector<float>(H * W * V), std::vector<float>(H * W * V)};
@@ -442,7 +456,7 @@ void gated_convolution_backward(const uint16_t* g, const uint16_t* h, const floa
             bias_[part] = load(bias + part * F + c);
         }
         for (int64_t b = 0; b < B; b++) {
-            const uint16_t* row = h + b * H * W * 2 * F + c;
+            const narrow* row = h + b * H * W * 2 * F + c;
             for (int64_t y = 0, l = 0; y < H; y++)
                 for (int64_t x = 0; x < W; x++, l++, row += 2 * F)
                     for (int part = 0; part < 2; part++) {
@@ -450,7 +464,7 @@ void gated_convolution_backward(const uint16_t* g, const uint16_t* h, const floa
                         store(s[part].at(y, x), a * p);
                         store(&slope[part][l * V], p * (1.0f + a * (1.0f - p)));
                     }
-            const uint16_t* from = g + b * H * W * F + c;
+            const narrow* from = g + b * H * W * F + c;
             for (int64_t y = 0; y < H; y++)
                 for (int64_t x = 0; x < W; x++, from += F) {
                     vec d = load(from), v = s[0].convolve(y, x, k[0]) + bias_[0], a = s[1].convolve(y, x, k[1]) + bias_[1];
@@ -469,7 +483,7 @@ void gated_convolution_backward(const uint16_t* g, const uint16_t* h, const floa
                         for (int t = 0; t < 9; t++) sums[t] += d * load(s[part].at(y + t / 3 - 1, x + t % 3 - 1));
                     }
                 for (int t = 0; t < 9; t++) acc[part][t] = sums[t];
-                uint16_t* to = gh + b * H * W * 2 * F + part * F + c;
+                narrow* to = gh + b * H * W * 2 * F + part * F + c;
                 for (int64_t y = 0, l = 0; y < H; y++)
                     for (int64_t x = 0; x < W; x++, l++, to += 2 * F)
                         store(to, up[part].correlate(y, x, k[part]) * load(&slope[part][l * V]));

@@ -1,7 +1,8 @@
 """The functions of ``cpu.cpp`` on tensors.
 
-The library is compiled when it is first asked for, with the C++ compiler of the machine for its own processor, and kept
-in a folder that is named by all that went into it. Letters of shapes are those of ``cpu.cpp``.
+They are compiled when they are first asked for, for one type of activations, with the C++ compiler of the machine for
+its own processor, and kept in a folder that is named by all that went into it. Letters of shapes are those of
+``cpu.cpp``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fPIC", "-shared")
+_TYPES = {torch.bfloat16: (), torch.float32: ("-DWIDE",)}
+_KEPT = (torch.float32, torch.uint8)  # statistics, gains, masks
 _SOURCE = Path(__file__).with_suffix(".cpp")
 
 
@@ -30,14 +33,41 @@ def compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
+class Kernels:
+    """The compiled functions for activations of ``dtype``."""
+
+    def __init__(self, loaded: ctypes.CDLL, dtype: torch.dtype) -> None:
+        self._loaded = loaded
+        self.dtype = dtype
+
+    def __call__(self, name: str, *arguments: Tensor | int | float | None) -> None:
+        """Call one. Tensors go as pointers to what it reads: their last axis lies together."""
+        given: list[Any] = []
+        for each in arguments:
+            if isinstance(each, Tensor):
+                assert each.device.type == "cpu" and each.stride(-1) == 1 and each.dtype in (*_KEPT, self.dtype)
+                given.append(ctypes.c_void_p(each.data_ptr()))
+            elif each is None:
+                given.append(ctypes.c_void_p(None))
+            else:
+                given.append(ctypes.c_int64(each) if isinstance(each, int) else ctypes.c_float(each))
+        getattr(self._loaded, name)(*given)
+
+    def new(self, *shape: int) -> Tensor:
+        """Room for an activation."""
+        return torch.empty(shape, dtype=self.dtype)
+
+
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where there is no compiler that knows this processor."""
+def kernels(dtype: torch.dtype) -> Kernels | None:
+    """The functions for activations of ``dtype``, bfloat16 or float32; None where there is no compiler that knows this
+    processor."""
     found = compiler()
     if found is None:
         return None
+    flags = (*_FLAGS, *_TYPES[dtype])
     version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-    inputs = (_SOURCE.read_text("utf-8"), *_FLAGS, version, platform.machine(), _processor())
+    inputs = (_SOURCE.read_text("utf-8"), *flags, version, platform.machine(), _processor())
     name = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frolic" / "kernels"
     target = home / f"cpu-{name}.so"
@@ -45,11 +75,16 @@ def library() -> ctypes.CDLL | None:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home) as folder:
             made = Path(folder) / target.name
-            run = subprocess.run([found, *_FLAGS, str(_SOURCE), "-o", str(made)], capture_output=True, check=False)
+            run = subprocess.run([found, *flags, str(_SOURCE), "-o", str(made)], capture_output=True, check=False)
             if run.returncode:
                 return None
             made.replace(target)
-    return ctypes.CDLL(str(target))
+    return Kernels(ctypes.CDLL(str(target)), dtype)
+
+
+def wide(*shape: int) -> Tensor:
+    """Room for what is float32 whatever activations are."""
+    return torch.empty(shape, dtype=torch.float32)
 
 
 def _processor() -> str:
@@ -59,27 +94,3 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-
-
-def call(name: str, *arguments: Tensor | int | float | None) -> None:
-    """Call a function of the library. Tensors go as pointers to what it reads: their last axis lies together."""
-    given: list[Any] = []
-    for each in arguments:
-        if isinstance(each, Tensor):
-            assert each.device.type == "cpu" and each.stride(-1) == 1
-            given.append(ctypes.c_void_p(each.data_ptr()))
-        elif each is None:
-            given.append(ctypes.c_void_p(None))
-        else:
-            given.append(ctypes.c_int64(each) if isinstance(each, int) else ctypes.c_float(each))
-    loaded = library()
-    assert loaded is not None, "ask library() first"
-    getattr(loaded, name)(*given)
-
-
-def half(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.bfloat16)
-
-
-def wide(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from frolic.adapters import Target, target
 from frolic.assemble import assemble
-from frolic.config import Section
+from frolic.config import Precision, Section
 from frolic.errors import ConfigError, NumericsError, nearest
 from frolic.lora.trained import chosen
 from frolic.models.registry import families
 from frolic.pipeline import Pipeline
 from frolic.pipeline.parts import Offloaded
 from frolic.plan import BuildPlan, make_plan
+from frolic.train.device import in_bfloat16
 from frolic.types import Compat
 
 
@@ -31,7 +32,7 @@ class Base(Section):
 
 
 def open_base(
-    model: Base, device: torch.device, precision: str, compat: Compat = "diffusers"
+    model: Base, device: torch.device, precision: Precision, compat: Compat = "diffusers"
 ) -> tuple[BuildPlan, Pipeline]:
     """The model, all of it loaded, to be trained beside in ``precision``.
 
@@ -39,18 +40,18 @@ def open_base(
         ConfigError: it does not suit that precision. Others as ``make_plan`` and ``assemble``.
     """
     plan = make_plan(model.base, dtype=model.dtype, device=str(device), compat=compat, memory="full")
-    check_precision(plan, model.dtype, precision)
+    check_precision(plan, model.dtype, in_bfloat16(precision, device))
     return plan, assemble(plan)
 
 
-def check_precision(plan: BuildPlan, dtype: str, precision: str) -> None:
+def check_precision(plan: BuildPlan, dtype: str, half: bool) -> None:
     """Raises:
-    ConfigError: the model computes noise in that precision, or its dtype asks for the other.
+    ConfigError: the model computes noise in bfloat16, if that is ``half``, or its dtype asks for it, if it is not.
     """
-    if precision == "fp32":
+    if not half:
         if dtype != "float32":
             raise ConfigError(
-                f"model.dtype is {dtype}, which trainer.precision=fp32 cannot train with; set one of them."
+                f"model.dtype is {dtype}, which float32 (trainer.precision) cannot train with; set one of them."
             )
         return
     safe = plan.published.dtypes.get("transformer") if plan.published else None

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from frolic.accel.arithmetic import has_bfloat16
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
 from frolic.data.scenes import Scene, render, scenes
@@ -118,7 +119,7 @@ def build(recipe: Recipe) -> Job:
     transformer = spec.build(config)
     start_small(transformer)
     device = resolve_device(recipe.trainer.device)
-    if spec.fuse and device.type == "cpu" and recipe.trainer.precision == "bf16" and not recipe.trainer.compile:
+    if spec.fuse and device.type == "cpu" and not recipe.trainer.compile:
         spec.fuse(transformer)
     autoencoder, texts = Path(data.autoencoder).expanduser(), Path(data.text).expanduser()
     vae: Any
@@ -233,7 +234,7 @@ def _latents(
     def pictures(number: int) -> Tensor:
         return render(sprites, shown[number * _AT_ONCE : (number + 1) * _AT_ONCE], *size)
 
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
         made = ahead(pictures, 0, math.ceil(len(shown) / _AT_ONCE), prefetch)
         for pixels in counted(made, len(shown), _AT_ONCE):
             z: Tensor = vae.encode(pixels.to(device).contiguous(memory_format=torch.channels_last))

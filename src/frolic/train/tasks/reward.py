@@ -31,7 +31,7 @@ from frolic.sampling.solvers import SAMPLERS
 from frolic.spec import SamplingDefaults
 from frolic.strength import MAX_WEIGHT
 from frolic.train.checkpointing import recompute
-from frolic.train.device import resolve_device
+from frolic.train.device import in_bfloat16, resolve_device
 from frolic.train.held_out import HeldOut
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.nft import NFT, NFTSettings
@@ -135,7 +135,7 @@ def build(recipe: Recipe) -> Job:
     set_aside(pipeline)
     source = Prompts(prompts, words, {text: row for row, text in enumerate(wanted)})
     check_sigmas = painter.schedule.sigmas(settings.check_steps or pipeline.defaults.steps, pipeline.defaults.shift)
-    half = recipe.trainer.precision == "bf16"
+    half = in_bfloat16(recipe.trainer.precision, device)
 
     def draw(modules: Mapping[str, nn.Module], scale: float = 1.0) -> Tensor:
         """The held-out prompts, picture k from the noise of seed k."""

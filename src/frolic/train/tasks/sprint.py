@@ -88,7 +88,7 @@ def build(recipe: Recipe) -> Job:
     config = student_config(teacher.config)
     if settings.recompute:
         recompute(student.blocks)
-    elif spec.fuse and device.type == "cpu" and recipe.trainer.precision == "bf16" and not recipe.trainer.compile:
+    elif spec.fuse and device.type == "cpu" and not recipe.trainer.compile:
         spec.fuse(student)
 
     def draw(net: nn.Module) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from frolic.accel.arithmetic import has_bfloat16
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
 from frolic.data.motion import MIX, Clip, clips, render_clip
@@ -226,7 +227,7 @@ def _latents(
         made = [render_clip(cuts[0], clip, data.side, data.side, data.frames, cuts[1]) for clip in some]
         return torch.stack(made).float() / 127.5 - 1
 
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
         for x in counted(ahead(pixels, 0, -(-len(shown) // _AT_ONCE), prefetch), len(shown), _AT_ONCE):
             parts.append(vae.scaled(vae.encode(x.to(device)).float()).half().cpu())
     return {"latents": torch.cat(parts)}
