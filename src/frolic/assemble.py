@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from frolic.accel.stream import BlockStream, block_number, blocks_of
 from frolic.errors import CheckpointError, ResourceError, is_out_of_memory
 from frolic.io.problems import Problems
-from frolic.io.safetensors import compare, read_tensors
+from frolic.io.safetensors import Entry, compare, read_tensors
 from frolic.io.tokenizer import Tokenizer
 from frolic.lora.adapter import Loaded
 from frolic.pipeline import ModelCard, Pipeline
 from frolic.pipeline.loras import Read
-from frolic.pipeline.parts import Held, Offloaded, Reread, Resident, lasting
+from frolic.pipeline.parts import Held, Offloaded, Reread, Resident, Streamed, lasting
 from frolic.plan import BuildPlan, Part, make_plan
 
 
@@ -88,24 +90,65 @@ def _lora_reader(plan: BuildPlan) -> Read:
 def hold(plan: BuildPlan) -> dict[str, Held]:
     """Every part: filled and in place, or, where memory is to be spared, ready to be when it is needed."""
     modules = build(plan)
-    if not plan.spares_memory():
+    mode = plan.mode()
+    if mode == "full":
         read_into(plan, modules)
         return {name: Resident(module) for name, module in modules.items()}
+    streamed = {name for name, module in modules.items() if mode == "blocks" and blocks_of(module) is not None}
     if plan.device.type != "cpu" and plan.fits(torch.device("cpu")):
         read_into(replace(plan, device=torch.device("cpu")), modules)
-        return {name: Offloaded(module, plan.device) for name, module in modules.items()}
+        return {
+            name: (Streamed if name in streamed else Offloaded)(module, plan.device) for name, module in modules.items()
+        }
 
     def reader(name: str) -> Callable[[], nn.Module]:
         alone = replace(plan, parts={name: plan.parts[name]})
 
         def read() -> nn.Module:
             modules = build(alone)
-            read_into(alone, modules)
+            if name in streamed:
+                _stream_into(alone, name, modules[name])
+            else:
+                read_into(alone, modules)
             return modules[name]
 
         return read
 
     return {name: Reread(part.config, reader(name)) for name, part in plan.parts.items()}
+
+
+def _stream_into(plan: BuildPlan, name: str, module: nn.Module) -> None:
+    """Read all of a part but its blocks, each of which is read from its files whenever it is called."""
+    part = plan.parts[name]
+    wanted = part.keymap.wanted(part.entries)
+    shares: dict[int | None, dict[str, Entry]] = {}
+    for key, entry in wanted.items():
+        shares.setdefault(block_number(part.keymap.ours(key)), {})[key] = entry
+    read = partial(_read_share, plan, name)
+    found = blocks_of(module)
+    assert found is not None
+    prefix = found[0]
+
+    def fetch(index: int) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{prefix}.{index}."): tensor for key, tensor in read(shares[index]).items()}
+
+    BlockStream(module, fetch, plan.device)
+    with lasting():
+        module.load_state_dict(read(shares.get(None, {})), strict=False, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def _read_share(plan: BuildPlan, name: str, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
+    """Those tensors of a part, under our names."""
+    part = plan.parts[name]
+    problems = _unusable(plan)
+    theirs = read_tensors(entries, problems, dtype=_dtype_of(part), device=plan.device, where=f"{name}: ")
+    problems.raise_any(CheckpointError)
+    return part.keymap.load(theirs)
+
+
+def _unusable(plan: BuildPlan) -> Problems:
+    return Problems(f"The weights in {plan.path} cannot be used; get its files again")
 
 
 class Unfilled(TorchFunctionMode):
@@ -164,7 +207,7 @@ def _dtype_of(part: Part) -> Callable[[str], torch.dtype]:
 @lasting()
 def read_into(plan: BuildPlan, modules: dict[str, nn.Module]) -> None:
     """Read every part's weights into its module, cast and moved; nothing asks for gradients."""
-    problems = Problems(f"The weights in {plan.path} cannot be used; get its files again")
+    problems = _unusable(plan)
     for name, part in plan.parts.items():
         wanted = part.keymap.wanted(part.entries)
         theirs = read_tensors(wanted, problems, dtype=_dtype_of(part), device=plan.device, where=f"{name}: ")

@@ -119,7 +119,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--compat", metavar="NAME", help="whose reading of the model: diffusers or native [diffusers]")
     add("--dtype", metavar="NAME", help="auto, float32, bfloat16 or float16 [auto]")
     add("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
-    add("--memory", metavar="NAME", help="auto, full (all parts stay loaded) or low (one at a time) [auto]")
+    add(
+        "--memory",
+        metavar="NAME",
+        help="auto, full (all parts stay loaded), low (one at a time) or blocks (one block at a time) [auto]",
+    )
     add("--tiling", metavar="NAME", help="auto, on or off: decode in pieces, with the same result [auto]")
 
 

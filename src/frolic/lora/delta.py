@@ -46,7 +46,7 @@ class Delta:
         if self.magnitude is None:
             return None
         assert self.dense is None, "only low-rank parts have magnitudes"
-        w = weight.float()
+        w = weight.to(self.a.device, torch.float32)
         squared = w.square().sum(1) + 2 * ((w @ self.a.T) * self.b).sum(1)
         squared = squared + ((self.b @ (self.a @ self.a.T)) * self.b).sum(1)
         length = squared.clamp_min(0).sqrt().clamp_min(DORA_EPS)

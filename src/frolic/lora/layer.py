@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +20,9 @@ from torch.nn import functional as F
 
 from frolic.lora.adapter import Adapter
 from frolic.lora.delta import Delta
+from frolic.nn.visit import visiting
 
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 Weights = Mapping[str, float] | Sequence[Mapping[str, float]]
 
 
@@ -155,16 +158,24 @@ class Attached:
         modules = dict(model.named_modules())
         self._linears: list[nn.Module] = []
         touched = dict.fromkeys(name for adapter in adapters.values() for name in adapter.deltas)
-        for name in touched:
-            linear = modules[name]
-            assert isinstance(linear, nn.Linear), f"{name} is no linear"
-            assert not isinstance(linear, Carrier), f"{name} carries adapters already"
-            deltas = [adapter.deltas.get(name) for adapter in adapters.values()]
-            carried = _Carried(deltas, linear, self._mix, block_of(name))
-            kind: Any = type(linear)
-            linear.__class__ = _carrying(kind)
-            linear.carried = carried  # type: ignore[assignment]
-            self._linears.append(linear)
+        for block, names in groupby(sorted(touched, key=_home), key=_home):
+            together = {name: [adapter.deltas.get(name) for adapter in adapters.values()] for name in names}
+            # Only a magnitude asks for the weight, which may have to be brought.
+            asks = any(
+                delta is not None and delta.magnitude is not None for each in together.values() for delta in each
+            )
+            with visiting(modules[block]) if asks else nullcontext():
+                for name, deltas in together.items():
+                    self._attach(modules[name], name, deltas)
+
+    def _attach(self, linear: nn.Module, name: str, deltas: Sequence[Delta | None]) -> None:
+        assert isinstance(linear, nn.Linear), f"{name} is no linear"
+        assert not isinstance(linear, Carrier), f"{name} carries adapters already"
+        carried = _Carried(deltas, linear, self._mix, block_of(name))
+        kind: Any = type(linear)
+        linear.__class__ = _carrying(kind)
+        linear.carried = carried  # type: ignore[assignment]
+        self._linears.append(linear)
 
     def remove(self) -> None:
         """Give the linears back as they were."""
@@ -196,9 +207,15 @@ class Attached:
             self._mix.weights = before
 
 
+def _home(name: str) -> str:
+    """The name of the block that a part lies in, or of the model."""
+    found = _BLOCK.search(name)
+    return "" if found is None else name[: found.end() - 1]
+
+
 def block_of(name: str) -> int | None:
     """The number of the block that a part lies in, or None outside of all."""
-    found = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
+    found = _BLOCK.search(name)
     return None if found is None else int(found[1])
 
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from frolic.accel.stream import BlockStream, block_number, in_memory
+
 
 @contextmanager
 def lasting() -> Iterator[None]:
@@ -84,6 +86,36 @@ class Reread:
         if self._module is not None:
             self._module = None
             gc.collect()  # a module's parts refer to each other; their memory is wanted now
+
+
+class Streamed:
+    """Waits in the CPU's memory; its blocks visit ``device`` one after the other, and the rest of it all the time that
+    it is needed."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._module = module
+        self._device = device
+        self._stream = BlockStream(module, in_memory(module, device), device)
+        self._rest = [
+            tensor for name, tensor in module.state_dict(keep_vars=True).items() if block_number(name) is None
+        ]
+
+    @property
+    def config(self) -> Any:
+        return self._module.config
+
+    def get(self) -> nn.Module:
+        self._move(self._device)
+        return self._module
+
+    def release(self) -> None:
+        self._stream.release()
+        self._move(torch.device("cpu"))
+
+    def _move(self, device: torch.device) -> None:
+        with lasting():
+            for tensor in self._rest:
+                tensor.data = tensor.data.to(device)
 
 
 class HeldEncoder:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from typing import Any, get_args
 import torch
 
 from frolic.accel.memory import free_bytes
+from frolic.accel.stream import block_number
 from frolic.errors import CheckpointError, ModelNotFoundError, RequestError, nearest
 from frolic.io.files import read_json_object
 from frolic.io.folder import INDEX, Component, ModelFolder, open_folder, read_component
@@ -28,7 +30,7 @@ from frolic.types import Compat
 
 COMPATS: tuple[Compat, ...] = get_args(Compat)
 """Whose reading of a model to follow where the two differ."""
-MEMORY = ("auto", "full", "low")
+MEMORY = ("auto", "full", "low", "blocks")
 TILING = ("auto", "on", "off")
 _MOST_OF_MEMORY = 0.8
 """Weights up to this share of the free memory stay loaded: the rest is for what is computed with them."""
@@ -53,8 +55,22 @@ class Part:
     @property
     def bytes(self) -> int:
         """What it takes in memory."""
-        used = self.keymap.wanted(self.entries).values()
-        return sum(math.prod(entry.shape) for entry in used) * self.dtype.itemsize
+        return self._size(self.keymap.wanted(self.entries).values())
+
+    @property
+    def streamed_bytes(self) -> int:
+        """What it takes in memory while one of its blocks is computed with and the next one comes."""
+        used = self.keymap.wanted(self.entries)
+        numbers = {name: block_number(self.keymap.ours(name)) for name in used}
+        blocks: Counter[int] = Counter()
+        for name, number in numbers.items():
+            if number is not None:
+                blocks[number] += self._size([used[name]])
+        rest = self._size(used[name] for name, number in numbers.items() if number is None)
+        return rest + sum(size for _, size in blocks.most_common(2))
+
+    def _size(self, entries: Iterable[Entry]) -> int:
+        return sum(math.prod(entry.shape) for entry in entries) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -89,15 +105,24 @@ class BuildPlan:
         """What all parts take in memory."""
         return sum(part.bytes for part in self.parts.values())
 
-    def spares_memory(self) -> bool:
-        """Whether parts are loaded one after the other: as asked, or because all of them would not fit."""
-        if self.memory == "auto":
-            return not self.fits(self.device)
-        return self.memory == "low"
+    def mode(self) -> str:
+        """``full``, ``low`` (parts are loaded one after the other) or ``blocks`` (and of those that have blocks, one at
+        a time): as asked, or the first that fits."""
+        if self.memory != "auto":
+            return self.memory
+        if self.fits(self.device):
+            return "full"
+        return "low" if self._most_at_once() <= _MOST_OF_MEMORY * free_bytes(self.device) else "blocks"
 
     def fits(self, device: torch.device) -> bool:
         """Whether all parts together leave room to compute on ``device``."""
         return self.weight_bytes() <= _MOST_OF_MEMORY * free_bytes(device)
+
+    def _most_at_once(self) -> int:
+        """The largest part; a ControlNet works beside the transformer."""
+        sizes = {name: part.bytes for name, part in self.parts.items()}
+        sizes["transformer"] += sizes.pop("controlnet", 0)
+        return max(sizes.values())
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -131,9 +156,9 @@ def make_plan(
     ``dtype``: ``auto`` is what the checkpoint is known to be safe and fast in on ``device``. ``variant``: which of
     several weight files, ``fp16`` or ``bf16``; None takes the one that suits the dtype. ``controlnet`` and ``vae``:
     such a part, instead of the model's own. ``compat``: ``native`` follows the authors' code where diffusers differs.
-    ``memory``: ``full`` keeps all parts loaded, ``low`` one after the other, ``auto`` decides by what is free.
-    ``tiling``: whether pictures are decoded in pieces. ``allow_partial``: whether adapters may hold what is of no use
-    to the model. ``watch`` hears of downloads.
+    ``memory``: ``full`` keeps all parts loaded, ``low`` one after the other, ``blocks`` one block of one part, ``auto``
+    decides by what is free. ``tiling``: whether pictures are decoded in pieces. ``allow_partial``: whether adapters may
+    hold what is of no use to the model. ``watch`` hears of downloads.
 
     Raises:
         ModelNotFoundError: nothing is there.

@@ -13,6 +13,7 @@ from frolic.plan.build import BuildPlan
 from frolic.request import Request, batch_size
 from frolic.sampling import guidance
 
+_HOW = {"full": "all parts stay loaded", "low": "one part at a time", "blocks": "one block of one part at a time"}
 _EFFICIENCY = 0.4
 """The share of a plain matrix product's speed that a whole picture is computed at."""
 
@@ -30,8 +31,9 @@ class PartEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """``peak`` is the most memory in use at once, in the mode (``full`` or ``low``) that would be chosen; ``free`` is
-    what there is. ``tiled``: whether the decoder works in pieces. ``seconds`` is a guess from a short measurement."""
+    """``peak`` is the most memory in use at once, in the mode (``full``, ``low`` or ``blocks``) that would be chosen;
+    ``free`` is what there is. ``tiled``: whether the decoder works in pieces. ``seconds`` is a guess from a short
+    measurement."""
 
     model: str
     device: str
@@ -61,7 +63,7 @@ class Estimate:
                 f"  {part.name:<13} {part.parameters / 1e6:8.1f} M  {part.dtype:<9} {_size(part.bytes):>9} of weights, "
                 f"{_size(part.working):>9} to work in"
             )
-        how = "all parts stay loaded" if self.mode == "full" else "one part at a time"
+        how = _HOW[self.mode]
         decoding = ", decoded in pieces" if self.tiled else ""
         fits = "" if self.peak <= self.free else "; that is more than there is"
         lines.append(f"memory: about {_size(self.peak)} of {_size(self.free)} free ({how}{decoding}){fits}")
@@ -87,8 +89,8 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
     tokens = latent_frames * grid[0] * grid[1] // config.patch_size**2
     text = plan.defaults.max_tokens
     free = free_bytes(plan.device)
-    spares = plan.spares_memory()
-    resident = vae.bytes if spares else plan.weight_bytes()
+    mode = plan.mode()
+    resident = plan.weight_bytes() if mode == "full" else vae.bytes
     decoding, tiled = vae.config.decode_bytes(*grid, vae.dtype.itemsize, free - resident, plan.device.type, plan.tiling)
     if frames > 1:
         decoding += frames * height * width * 3 * 4  # the frames themselves
@@ -105,9 +107,9 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
         for name, part in plan.parts.items()
     )
     # A ControlNet works beside the transformer, so the two are loaded together.
-    together = {part.name: part.bytes for part in parts}
+    together = {name: part.streamed_bytes if mode == "blocks" else part.bytes for name, part in plan.parts.items()}
     together["transformer"] += together.get("controlnet", 0)
-    peak = max((together[part.name] if spares else resident) + part.working for part in parts)
+    peak = max((resident if mode == "full" else together[part.name]) + part.working for part in parts)
     steps = max(1, int((request.steps or 1) * request.strength))
     forward = config.flops(tokens, text) * branches * steps * request.pictures
     if "controlnet" in plan.parts:
@@ -124,7 +126,7 @@ def estimate(plan: BuildPlan, request: Request) -> Estimate:
         pictures=request.pictures,
         steps=request.steps or 0,
         parts=parts,
-        mode="low" if spares else "full",
+        mode=mode,
         tiled=tiled,
         peak=peak,
         free=free,

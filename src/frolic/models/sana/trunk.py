@@ -15,6 +15,7 @@ from frolic.models.sana.config import SanaConfig
 from frolic.models.sana.positions import GridPositions
 from frolic.nn.embed import TimestepEmbedder, patchify
 from frolic.nn.norm import RMSNorm
+from frolic.nn.visit import visiting
 from frolic.types import Perturb
 
 
@@ -55,11 +56,12 @@ class SanaTrunk(nn.Module):
         text_BSD = self.caption(text_BSE)
         kv: list[tuple[Tensor, ...]] = []
         for block in self._blocks():
-            k, v = block.cross.project(text_BSD)
-            if fold and text_BSD.shape[1] == 1:
-                kv.append((block.cross.only(v),))
-            else:
-                kv.append(block.cross.fold(k, v) if fold and block.cross.can_fold(k.shape[2]) else (k, v))
+            with visiting(block):
+                k, v = block.cross.project(text_BSD)
+                if fold and text_BSD.shape[1] == 1:
+                    kv.append((block.cross.only(v),))
+                else:
+                    kv.append(block.cross.fold(k, v) if fold and block.cross.can_fold(k.shape[2]) else (k, v))
         return TextContext(tuple(kv), mask_BS.bool())
 
     def embed(

@@ -17,6 +17,7 @@ from frolic.models.wan.block import WanBlock, WanState, modulated
 from frolic.models.wan.config import TEXT_LENGTH, WanConfig
 from frolic.nn.embed import TimestepEmbedder
 from frolic.nn.rope import rotation_3d
+from frolic.nn.visit import visiting
 from frolic.types import Perturb, Through
 
 
@@ -62,8 +63,12 @@ class WanTransformer(nn.Module):
         added_BS = torch.cat(
             [torch.zeros(mask_BS.shape, device=mask_BS.device).masked_fill(~mask_BS, -math.inf), zeros_B1], 1
         )
-        kv = tuple(block.cross.project(text_BSD) for block in self.blocks if isinstance(block, WanBlock))
-        return TextContext(kv, added_BS)
+        kv = []
+        for block in self.blocks:
+            assert isinstance(block, WanBlock)
+            with visiting(block):
+                kv.append(block.cross.project(text_BSD))
+        return TextContext(tuple(kv), added_BS)
 
     def embed(
         self,
