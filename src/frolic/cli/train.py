@@ -25,6 +25,9 @@ def train(
     resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint or run folder.")] = "auto",
     steps: Annotated[int | None, typer.Option(min=0, help="Stop after this step; the schedule is not changed.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the shipped recipes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe, and show what memory it would take; train nothing.")
+    ] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show the recipe as it would be run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON lines.")] = False,
 ) -> None:
@@ -43,6 +46,9 @@ def train(
     chosen = load_recipe(recipe, overrides or (), None if env == "none" else env, jobs)
     if print_config:
         _show_config(chosen, as_json)
+        return
+    if dry_run:
+        _show_plan(chosen, as_json)
         return
     outcome = run(chosen, resume, steps, as_json)
     result = {"step": outcome.step, "checkpoint": str(outcome.checkpoint), "export": str(outcome.export or "")}
@@ -72,6 +78,20 @@ def _show_config(recipe: Recipe, as_json: bool) -> None:
     typer.echo(json.dumps(values) if as_json else yaml.safe_dump(values, sort_keys=False).rstrip())
 
 
+def _show_plan(recipe: Recipe, as_json: bool) -> None:
+    from frolic.train.jobs import built_in
+
+    memory = built_in().find(recipe.job.kind).memory
+    plan = None if memory is None else memory(recipe)
+    if as_json:
+        typer.echo(json.dumps({"recipe": recipe.name, "memory": None if plan is None else plan.facts()}))
+        return
+    typer.echo(f"{recipe.name} can be run: {recipe.trainer.steps} steps of {recipe.trainer.batch_size}.")
+    unknown = f"What memory a job of the kind {recipe.job.kind} takes is not worked out."
+    for line in [unknown] if plan is None else plan.lines():
+        typer.echo(line)
+
+
 def run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> Outcome:
     """Train by ``recipe``, with progress shown.
 
@@ -92,7 +112,11 @@ def run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> Outcom
     progress = choose(sys.stdout if as_json else sys.stderr, as_json)
     torch.manual_seed(recipe.trainer.seed)
     with heard(progress):
-        job = built_in().build(recipe)
+        kinds = built_in()
+        memory = kinds.find(recipe.job.kind).memory
+        if memory is not None:
+            progress.note(memory(recipe).summary())
+        job = kinds.build(recipe)
     outcome = Trainer(recipe, job, progress).run(resume, steps)
     if outcome.stopped_by is not None:
         progress.note(f"Stopped after step {outcome.step}; run the same command to go on.")

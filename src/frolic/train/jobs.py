@@ -15,6 +15,7 @@ from torch import nn
 from frolic.config import Recipe, Section
 from frolic.errors import ConfigError, nearest
 from frolic.train.held_out import HeldOut
+from frolic.train.memory_plan import MemoryPlan
 from frolic.train.objectives.base import Objective, Source
 
 
@@ -46,10 +47,12 @@ class JobKind:
         build: the job of a recipe; takes its own sections with ``recipe.section("job", Settings)`` and the like.
         sections: models of the recipe's free sections (``job`` without its kind, ``model``, ``data``), so that all
             of a recipe's mistakes are found at once.
+        memory: what a run would take, before any weight is read; None where nobody has worked it out.
     """
 
     build: Callable[[Recipe], Job]
     sections: Mapping[str, type[Section]] = field(default_factory=dict)
+    memory: Callable[[Recipe], MemoryPlan] | None = None
 
 
 class JobRegistry:

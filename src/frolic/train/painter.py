@@ -54,7 +54,6 @@ class ModelPainter:
         self.nets, self.learning, self.null = dict(nets), dict(learning), null
         self.scales, self.sampler, self.schedule, self.sigmas = list(scales), sampler, schedule, sigmas
         self.shape, self._decode, self.boundary = tuple(shape), decode, boundary
-        self._in_use = ""
 
     def expert_steps(self, sigmas: Tensor | None = None) -> list[range]:
         """The steps of each of the models, in their order."""
@@ -81,9 +80,10 @@ class ModelPainter:
         return experts(made[0], made[1], self.boundary, self.schedule.timesteps)
 
     def _use(self, name: str) -> Any:
-        if self._in_use not in ("", name):
-            self.nets[self._in_use].release()
-        self._in_use = name
+        if not torch.is_grad_enabled():  # else a graph that was made with another one's weights may still need them
+            for other, net in self.nets.items():
+                if other != name:
+                    net.release()
         return self.nets[name].get()
 
     def decode(self, latents: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -112,6 +112,11 @@ class SanaConfig:
         attention's in float32."""
         return int(tokens * (self.width * 8 * itemsize + max(4 * self.hidden * itemsize, 3 * self.width * 8)))
 
+    def graph_bytes(self, tokens: int, itemsize: int) -> int:
+        """What one block keeps of a forward of one sample for the way back, with adapters on its linears and nothing
+        else to train: counted (``tests/train/test_reward_memory.py``), not derived."""
+        return int(tokens * ((18.6 + 13.6 * itemsize) * self.width + 8.76 * itemsize * self.hidden))
+
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         """From the config of diffusers' class of this name.

@@ -94,6 +94,11 @@ class WanConfig:
         attention's, and the norms' in float32."""
         return int(tokens * (itemsize * (6 * self.width + 2 * self.hidden) + 3 * 4 * self.width))
 
+    def graph_bytes(self, tokens: int, itemsize: int) -> int:
+        """What one block keeps of a forward of one sample for the way back, with adapters on its linears and nothing
+        else to train: counted (``tests/train/test_reward_memory.py``), not derived."""
+        return int(tokens * ((87 + 6.6 * itemsize) * self.width + 2.2 * itemsize * self.hidden))
+
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         """From the config of diffusers' ``WanTransformer3DModel``.

@@ -34,6 +34,7 @@ from frolic.train.checkpointing import recompute
 from frolic.train.device import in_bfloat16, resolve_device
 from frolic.train.held_out import HeldOut
 from frolic.train.jobs import Job, JobKind
+from frolic.train.memory_plan import MemoryPlan
 from frolic.train.objectives.nft import NFT, NFTSettings
 from frolic.train.objectives.reward import Goal, RewardGradient
 from frolic.train.objectives.steps import StepChoice, StepSettings
@@ -302,6 +303,8 @@ def _painter(
         )
     # Of two experts one waits where memory is cheaper.
     held = {name: Resident(net) if len(nets) == 1 else Offloaded(net, pipeline.device) for name, net in nets.items()}
+    for each in held.values():
+        each.release()
     return ModelPainter(
         held, learning, (null.embeds.float(), null.mask), [scale, other][: len(nets)], sampler, schedule,
         schedule.sigmas(settings.steps or defaults.steps, defaults.shift), shape, decode,
@@ -352,4 +355,11 @@ def _facts(settings: Settings, painter: ModelPainter, weights: Mapping[str, floa
     }
 
 
-JOB = JobKind(build, {"job": Settings, "data": Data, "model": Base})
+def memory(recipe: Recipe) -> MemoryPlan:
+    """As ``frolic.train.tasks.reward_memory.reward_memory``."""
+    from frolic.train.tasks.reward_memory import reward_memory  # which asks for this file's settings
+
+    return reward_memory(recipe)
+
+
+JOB = JobKind(build, {"job": Settings, "data": Data, "model": Base}, memory)
