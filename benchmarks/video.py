@@ -1,8 +1,9 @@
-"""Wan against diffusers, on random weights that both load: ``python benchmarks/video.py --out NAME.json``.
+"""Wan against diffusers, on weights that both load: ``python benchmarks/video.py --out NAME.json``.
 
-Stages: ``clip`` is a whole warm request of the video starter's shape, from prompt to frames; ``transformer`` one guided
-step of some of Wan 1.3B's blocks; ``decode`` 17 frames by Wan2.1's autoencoder; ``memory`` the most that decoding
-17, 81 and 161 frames holds, in processes of their own. The two take turns. See benchmarks/README.md.
+Stages: ``clip`` is a whole warm request of the shipped video starter, from prompt to frames; ``cold`` processes that
+write such a clip, from their start to their end; ``transformer`` one guided step of some of Wan 1.3B's blocks and
+``decode`` 17 frames by Wan2.1's autoencoder, both with random weights; ``memory`` the most that decoding 17, 81 and 161
+frames holds, in processes of their own. The two take turns. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -17,17 +18,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from processes import machine, run
+from processes import frolic_command, machine, run, shipped
 from torch import Tensor, nn
 from turns import ratio, timed
 
 Work = Callable[[], Tensor]
 FRAMES = (17, 81, 161)
 PROMPTS = ("a dog moving to the left", "a pizza spinning", "a red panda bouncing", "a rocket moving up")
-STARTER = {
-    "in_channels": 48, "out_channels": 48, "patch_size": [1, 1, 1], "num_attention_heads": 5,
-    "attention_head_dim": 36, "num_layers": 6, "ffn_dim": 480, "text_dim": 192, "freq_dim": 128,
-}  # fmt: skip
 STARTER_VAE = {
     "base_dim": 24, "decoder_base_dim": 32, "z_dim": 48, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1,
     "temperal_downsample": [False, True, True], "is_residual": True, "in_channels": 12, "out_channels": 12,
@@ -44,8 +41,8 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"machine": machine(options.threads), "stages": {}}
     for stage in options.stages.split(","):
-        if stage == "memory":
-            report["stages"][stage] = memory(options)
+        if stage in WHOLE:
+            report["stages"][stage] = WHOLE[stage](options)
         else:
             report["stages"][stage] = compare(*BUILD[stage](options), options.repeats)
         print(stage, json.dumps({k: v for k, v in report["stages"][stage].items() if k != "seconds"}), flush=True)
@@ -119,25 +116,14 @@ def decode(options: argparse.Namespace) -> tuple[Work, Work]:
 
 
 def clip(options: argparse.Namespace) -> tuple[Work, Work]:
-    """From prompt to frames, in turns over prompts that nobody has read before."""
+    """The shipped starter, from prompt to frames, in turns over prompts that nobody has read before."""
     import diffusers
-    import transformers
 
     import frolic
 
-    folder = Path(tempfile.mkdtemp()) / "starter-video"
-    write_starter(folder)
+    folder = shipped("video")
     ours = frolic.load(folder, device="cpu", dtype="float32")
-    model = diffusers.WanTransformer3DModel
-    theirs: Any = diffusers.WanPipeline(
-        tokenizer=transformers.PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
-        text_encoder=transformers.Gemma2Model.from_pretrained(folder / "text_encoder", attn_implementation="eager"),
-        vae=diffusers.AutoencoderKLWan.from_pretrained(folder / "vae"),
-        scheduler=diffusers.UniPCMultistepScheduler.from_pretrained(folder / "scheduler"),
-        transformer=model.from_pretrained(folder / "transformer"),
-        transformer_2=model.from_pretrained(folder / "transformer_2"),
-        boundary_ratio=0.875,
-    )
+    theirs: Any = diffusers.WanPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
     asked = {"ours": 0, "theirs": 0}
     fields: dict[str, Any] = {"height": 96, "width": 96, "guidance_scale": 5.0}
@@ -161,24 +147,28 @@ def clip(options: argparse.Namespace) -> tuple[Work, Work]:
     return draw_ours, draw_theirs
 
 
-def write_starter(folder: Path) -> None:
-    """A folder of the video starter's shape, with the image starter's text encoder and random weights."""
-    from frolic.models.wan.spec import WAN
-    from frolic.plan import find_model
-    from frolic.train.tasks.component import write_component
-    from frolic.train.tasks.folder import Card, complete
-
-    parts = {**WAN.components, **WAN.optional}
-    for number, (name, raw) in enumerate((("transformer", STARTER), ("transformer_2", STARTER), ("vae", STARTER_VAE))):
-        config = parts[name].configure(raw)
-        module = lively(parts[name].build(config), number)
-        place = folder / name if name != "vae" else folder.parent / "parts" / "vae"
-        write_component(parts[name], name, config, module, place, torch.float32)
-    card = Card(
-        name="starter-video", version="0", height=96, width=96, guidance_scale=5.0, sampler="unipc", frames=17, fps=8
-    )
-    text = find_model("starter")
-    complete(folder, "wan", card, 5.0, 24, folder.parent / "parts", text, 0.875)
+def cold(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and megabytes of whole processes that write one clip of the shipped starter to an MP4, in turns."""
+    folder = str(shipped("video"))
+    with tempfile.TemporaryDirectory() as place:
+        peer = Path(__file__).with_name("diffusers_clip_once.py")
+        commands = {
+            "frolic": [*frolic_command(), PROMPTS[0], "-m", folder, "--seed", "7", "--force", "-o", f"{place}/a.mp4"],
+            "diffusers": [sys.executable, str(peer), folder, PROMPTS[0], f"{place}/b.mp4"],
+        }
+        runs: dict[str, list[Any]] = {name: [] for name in commands}
+        for turn in range(options.repeats + 1):
+            for name, command in commands.items():
+                done = run(command, options.threads)
+                if turn:  # the first reads files that later ones find in memory
+                    runs[name].append(done)
+    seconds = {name: [round(each.seconds, 3) for each in done] for name, done in runs.items()}
+    return {
+        "faster": ratio(seconds["diffusers"], seconds["frolic"]),
+        "median_seconds": {name: median(values) for name, values in seconds.items()},
+        "megabytes": {name: round(median(each.megabytes for each in done)) for name, done in runs.items()},
+        "seconds": seconds,
+    }
 
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:
@@ -207,11 +197,12 @@ def _held(frames: int) -> float:
 
 
 BUILD = {"clip": clip, "transformer": transformer, "decode": decode}
+WHOLE = {"cold": cold, "memory": memory}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stages", default="clip,transformer,decode,memory")
+    parser.add_argument("--stages", default="clip,cold,transformer,decode,memory")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--layers", type=int, default=4, help="blocks of Wan 1.3B, which has 30")
     parser.add_argument("--side", type=int, default=256, help="of a frame, for the transformer")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,9 +17,9 @@ Step = Callable[[Tensor], Tensor]
 class Local:
     """A layer whose every position depends on few others: the steps one after the other, plus the shortcut.
 
-    Steps are convolutions, ``doubled``, ``unfolded`` and ``folded``, which change the number of rows, and functions of
-    one position, so a layer can be computed a few rows at a time. A shortcut has steps too, without convolutions; None
-    is no shortcut.
+    Steps are convolutions, ``doubled``, ``unfolded``, ``apart`` and ``folded``, which change the number of rows, and
+    functions of one position, so a layer can be computed a few rows at a time. A shortcut has steps too, without
+    convolutions; None is no shortcut.
     """
 
     steps: Sequence[Step]
@@ -48,6 +49,28 @@ def doubled(x: Tensor) -> Tensor:
 def unfolded(x: Tensor) -> Tensor:
     """A quarter of the channels, twice the rows and columns."""
     return F.pixel_shuffle(x, 2)
+
+
+def apart(x: Tensor) -> Tensor:
+    """As ``unfolded``, of channels that lie pixel by pixel: nothing to gather one by one where channels are last."""
+    pixels = rearrange(x.movedim(1, -1), "b h w (i j c) -> b (h i) (w j) c", i=2, j=2)
+    return pixels.movedim(-1, 1)
+
+
+def unfolding(conv: nn.Conv2d, repeats: int) -> nn.Conv2d:
+    """``conv`` (3x3) for ``apart`` in place of ``unfolded``, and with the shortcut that repeats each channel
+    ``repeats`` times (0: there is none) as a part of its middle tap: one layer for two, adding in another order."""
+    with torch.no_grad():
+        weight = conv.weight.detach().clone()
+        rows = torch.arange(len(weight), device=weight.device)
+        if repeats:
+            weight[rows, rows // repeats, 1, 1] += 1
+        order = rows.unflatten(0, (-1, 4)).T.flatten()
+        merged = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, device="meta")
+        merged.weight = nn.Parameter(weight[order].contiguous(memory_format=torch.channels_last), requires_grad=False)
+        assert conv.bias is not None
+        merged.bias = nn.Parameter(conv.bias.detach()[order], requires_grad=False)
+    return merged
 
 
 def folded(x: Tensor) -> Tensor:

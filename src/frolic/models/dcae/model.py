@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -17,11 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frolic.models.dcae.config import VIT, DCAEConfig, Stage
-from frolic.models.dcae.local import Doubling, Local, doubled, folded, silu, unfolded
+from frolic.models.dcae.local import Doubling, Local, apart, doubled, folded, silu, unfolded, unfolding
 from frolic.nn.norm import ChannelRMSNorm
 
 _EPS = 1e-5
 _ATTENTION_EPS = 1e-15
+
+
+Merged = TypeVar("Merged", Doubling, nn.Conv2d)
 
 
 class ResBlock(nn.Module):
@@ -190,27 +194,28 @@ class Up(nn.Module):
         self.interpolate = kind == "interpolate"
         self.repeats = outside * 4 // inside if shortcut else 0
         self.conv = nn.Conv2d(inside, outside if self.interpolate else outside * 4, 3, padding=1)
-        self._merged: tuple[tuple[int, int, torch.dtype], Doubling] | None = None
+        self._merged: tuple[tuple[int, int, torch.dtype], Doubling | nn.Conv2d] | None = None
 
     def layer(self) -> Local:
         shortcut = (partial(_repeated, times=self.repeats), unfolded) if self.repeats else None
-        if not self.interpolate:
-            return Local((self.conv, unfolded), shortcut)
         weight = self.conv.weight
-        frozen = not (torch.is_grad_enabled() or weight.is_inference())
-        if frozen and weight.device.type == "cpu":
-            return Local((self._doubling(),), shortcut)
+        frozen = not (torch.is_grad_enabled() or weight.is_inference()) and weight.device.type == "cpu"
+        if frozen and self.interpolate:
+            return Local((self._kept(Doubling.of),), shortcut)
+        if frozen and weight.dtype == torch.float32:  # another would lose its small numbers beside the shortcut's 1
+            return Local((self._kept(partial(unfolding, repeats=self.repeats)), apart), None)
         self._merged = None
-        return Local((doubled, self.conv), shortcut)
+        return Local((doubled, self.conv) if self.interpolate else (self.conv, unfolded), shortcut)
 
-    def _doubling(self) -> Doubling:
-        """Kept until the weights change or move."""
+    def _kept(self, merge: Callable[[nn.Conv2d], Merged]) -> Merged:
+        """``merge`` of the convolution, kept until the weights change or move."""
         weight = self.conv.weight
         state = (weight.data_ptr(), weight._version, weight.dtype)
         if self._merged is None or self._merged[0] != state:
             self._merged = None  # before there are two
-            self._merged = state, Doubling.of(self.conv)
-        return self._merged[1]
+            self._merged = state, merge(self.conv)
+        found: Any = self._merged[1]
+        return found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Up:
         """What ``to`` and its like come down to."""

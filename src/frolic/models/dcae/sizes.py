@@ -197,11 +197,12 @@ def _channels(config: DCAEConfig, side: Side, at: int) -> int:
 
 
 def _merged(config: DCAEConfig, size: int) -> int:
-    """What the merged weights of ``Doubling`` take."""
-    if config.up != "interpolate":
+    """What the merged weights of ``Doubling`` and ``unfolding`` take."""
+    if config.up != "interpolate" and size < 4:
         return 0
+    taps = 16 if config.up == "interpolate" else 4 * 9
     widths = [stage.width for stage in config.decoder if stage.layers]
-    return sum(16 * a * b for a, b in pairwise(widths)) * size
+    return sum(taps * a * b for a, b in pairwise(widths)) * size
 
 
 def tile_for(

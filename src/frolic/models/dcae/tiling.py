@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frolic.models.dcae.local import Doubling, Local, Step, doubled, folded, unfolded
+from frolic.models.dcae.local import Doubling, Local, Step, apart, doubled, folded, unfolded
 from frolic.models.dcae.model import DCAE, Layer, LocalScale, MultiScaleAttention
 from frolic.models.dcae.sizes import Cost, costs, passes
 
@@ -254,7 +254,7 @@ def _part(step: Step) -> _Part:
         return _Conv(step)
     if isinstance(step, Doubling):
         return _Doubling(step)
-    if step is doubled or step is unfolded:
+    if step is doubled or step is unfolded or step is apart:
         return _Twice(step)
     return _Half(step) if step is folded else _Each(step)
 
