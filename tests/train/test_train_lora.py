@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 import frolic
 from frolic.adapters import read, shelf
@@ -22,7 +23,7 @@ from frolic.lora.trained import Factors, Learning, chosen
 from frolic.train.checkpointing import recompute
 from frolic.train.jobs import JobRegistry
 from frolic.train.state import load_checkpoint
-from frolic.train.tasks.lora import Data, Prior, encode
+from frolic.train.tasks.lora import Beside, Data, Prior, encode
 from frolic.train.trainer import Outcome, Trainer
 from tiny import write_tiny_folder
 
@@ -205,12 +206,42 @@ def test_prior_pictures_take_their_share_of_the_batches(base: Path, folder: Path
     assert len(drawn) == 3, "once"
 
 
+def test_pictures_beside_others_take_their_share(
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from frolic.train.tasks import lora
+
+    asked: list[str] = []
+    monkeypatch.setattr(lora, "_cut_drawn", lambda pipe, name, side: asked.append(name) or torch.ones(4, 9, 9))
+    pipe = frolic.load(base)
+    others = Beside(others=["an orange cat", "two dogs"], count=5, share=0.25)
+    prior = Prior(prompts=["a blue bird"], count=1, share=0.5)
+    data = Data(folder=str(folder), side=32, trigger="bird", beside=others, prior=prior, cache=str(tmp_path / "cache"))
+    with caplog.at_level("INFO", "frolic.train"):
+        source = encode(pipe, read_entries(folder), data, ["key"])
+    assert not asked and "nothing that could be cut out" in caplog.text
+    assert [bucket.share for bucket in source.buckets[-1:]] == [0.5]
+    assert sum(bucket.share for bucket in source.buckets) == pytest.approx(1.0)
+    plain = Image.new("RGB", (40, 40), "white")
+    plain.paste("red", (10, 12, 30, 28))
+    plain.save(folder / "p1.png")
+    for _ in range(2):
+        source = encode(pipe, read_entries(folder), data, ["key"])
+        assert len(source.buckets[-1].latents) == 5 and [bucket.share for bucket in source.buckets[-2:]] == [0.5, 0.25]
+        assert sum(bucket.share for bucket in source.buckets) == pytest.approx(1.0)
+    assert asked == ["an orange cat", "two dogs"], "once"
+    with pytest.raises(ValidationError, match="give the trigger"):
+        Data(folder=str(folder), side=32, beside=others)
+    with pytest.raises(ValidationError, match="leave nothing"):
+        Data(folder=str(folder), side=32, trigger="x", beside=others, prior=prior.model_copy(update={"share": 0.75}))
+
+
 def test_what_is_preserved_is_not_what_it_is_measured_with() -> None:
     recipe = load_recipe("starter/dreambooth", [], environment=None, jobs=JOBS)
     said = recipe.data["prior"]["prompts"]
     rows = json.loads(resources.files("frolic.eval").joinpath("everyday.json").read_text("utf-8"))
     assert len(said) == len(set(said)) == recipe.data["prior"]["count"]
-    assert not set(said) & {row["prompt"] for row in rows}
+    assert not {*said, *recipe.data["beside"]["others"]} & {row["prompt"] for row in rows}
 
 
 def test_no_prompts_to_preserve_anything_with(tmp_path: Path, base: Path, folder: Path) -> None:

@@ -206,3 +206,12 @@ def fitted(path: Path, height: int, width: int) -> Tensor:
     over.alpha_composite(image)
     cut = ImageOps.fit(over.convert("RGB"), (width, height), images.Resampling.LANCZOS)
     return torch.from_numpy(np.array(cut)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def whole(path: Path, most: int) -> Tensor:
+    """[4, H, W] in [0, 1]: all of it, its transparency too, with sides of ``most`` pixels at most."""
+    import numpy as np
+
+    image: Image = load_image(path).convert("RGBA")
+    image.thumbnail((most, most))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

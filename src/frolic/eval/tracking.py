@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from frolic.data.beside import reached
+
 MOVES = ("left", "right", "up", "down", "fall", "bounce", "spin", "grow", "shrink", "orbit", "still")
 NONE = "none"
 """What a clip shows that shows none of ``MOVES``: a thing that comes and goes, or jumps from place to place."""
@@ -139,7 +141,7 @@ def _masks(frames_THW3: Tensor) -> tuple[Tensor, Tensor]:
     always = differs.float().mean(0) > 0.8
     if float((always & ~_around(changing)).float().mean()) < 0.01:
         return differs, far
-    ground = _flood(~changing)
+    ground = reached(~changing)
     within = differs & ~ground
     # Where much of what never changes is not as the rim says, there is scenery: what is there most of the time is it.
     if float(always[ground].float().mean()) > 0.04:
@@ -188,19 +190,6 @@ def _by_surface(soft_T3HW: Tensor) -> Tensor:
         wrong = (there @ fit - seen).abs().amax(1)
         kept = wrong <= wrong[kept].quantile(0.8) + 4
     return (terms.T @ fit).T.reshape(3, height, width)
-
-
-def _flood(open_HW: Tensor) -> Tensor:
-    """What of ``open`` is reached through it from the frame's rim. What a growing or turning thing always covers does
-    not change either, but what does is all around it."""
-    reached = torch.zeros_like(open_HW)
-    reached[0], reached[-1], reached[:, 0], reached[:, -1] = open_HW[0], open_HW[-1], open_HW[:, 0], open_HW[:, -1]
-    before = -1
-    while int(reached.sum()) != before:
-        before = int(reached.sum())
-        for _ in range(8):
-            reached = (F.max_pool2d(reached[None].float(), 3, 1, 1)[0] > 0) & open_HW
-    return reached
 
 
 def _steady(values: np.ndarray) -> np.ndarray:

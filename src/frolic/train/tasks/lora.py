@@ -5,20 +5,22 @@ N pictures, C latent channels, h/w latent sides, S tokens, E text width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from frolic.adapters import read, write
 from frolic.adapters.shelf import TRAINED_ON, WEIGHT
 from frolic.config import Positive, Recipe, Section
+from frolic.data.beside import cut_out, put_together
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet
-from frolic.data.folder import Entry, fitted, mark_of, read_entries
+from frolic.data.folder import Entry, fitted, mark_of, read_entries, whole
 from frolic.data.shapes import by_size, sizes
 from frolic.errors import ConfigError, NumericsError
 from frolic.io.files import write_json
@@ -34,6 +36,7 @@ from frolic.train.objectives.lora import LoraFlow
 from frolic.train.tasks.base import Base, autocast, drawn, encode_texts, linears, open_base, set_aside
 from frolic.train.tasks.cache import cached
 
+_log = logging.getLogger(__name__)
 WEIGHTS, COMFY, REPORT = "pytorch_lora_weights.safetensors", "comfyui.safetensors", "training.json"
 
 
@@ -58,6 +61,16 @@ class Prior(Section):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
 
+class Beside(Section):
+    """Pictures of the new thing beside each of ``others`` ("a lobster"), which the model itself draws: ``count`` of
+    them, put together from cut-outs (``frolic.data.beside``), in a ``share`` of the batches. From pictures of it alone
+    a model learns that it is alone. There are none where no picture can be cut out."""
+
+    others: Annotated[list[str], Field(min_length=1)]
+    count: Positive = 48
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+
+
 class Data(Section):
     """``folder`` as in ``frolic.data.folder``; pictures are brought to sizes of about ``side`` squared pixels, each to
     the one it loses least by. ``title`` names the adapter, ``trigger`` is the word that calls it, ``weight`` the one to
@@ -71,7 +84,16 @@ class Data(Section):
     trained_on: str = ""
     weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
     prior: Prior | None = None
+    beside: Beside | None = None
     cache: str | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Data:
+        if self.beside is not None and not self.trigger:
+            raise ValueError("data.beside puts what data.trigger names beside other things; give the trigger")
+        if sum(part.share for part in (self.prior, self.beside) if part is not None) >= 1:
+            raise ValueError("data.prior.share and data.beside.share leave nothing for the pictures; make them smaller")
+        return self
 
 
 def build(recipe: Recipe) -> Job:
@@ -162,7 +184,8 @@ def encode(pipeline: Pipeline, entries: Sequence[Entry], data: Data, key: list[s
     buckets: list[Bucket] = []
     captions: list[tuple[str]] = []
     first = 0
-    own = 1.0 if data.prior is None else 1 - data.prior.share
+    together = None if data.beside is None else put_beside(pipeline, entries, data, partial(cached, cache), key)
+    own = 1 - (data.prior.share if data.prior else 0.0) - (data.beside.share if data.beside and together else 0.0)
 
     def add(latents: Tensor, said: Sequence[str], share: float) -> None:
         nonlocal first
@@ -181,23 +204,61 @@ def encode(pipeline: Pipeline, entries: Sequence[Entry], data: Data, key: list[s
             cache, [*key, "prior", *said], partial(_prior, pipeline, said, data.side), f"{len(said)} prior pictures"
         )
         add(made["latents"], said, data.prior.share)
+    if data.beside is not None and together is not None:
+        add(*together, data.beside.share)
     sentences = list(dict.fromkeys(text for (text,) in captions))
     words = TextSet(**cached(cache, [*key, "texts", *sentences], lambda: encode_texts(pipeline, sentences), "captions"))
     longest = int(words.length.max())
     return CaptionedLatents(buckets, Captions.of(captions, sentences, words, longest), 1.0)
 
 
+def put_beside(
+    pipeline: Pipeline, entries: Sequence[Entry], data: Data, kept: Callable[..., dict[str, Tensor]], key: list[str]
+) -> tuple[Tensor, list[str]] | None:
+    """Latents and captions of ``data.beside``; None, which is logged, where none of the pictures shows a thing that can
+    be cut out."""
+    wanted = data.beside
+    assert wanted is not None
+    cuts = [cut for entry in entries if (cut := cut_out(whole(entry.picture, data.side))) is not None]
+
+    def make() -> dict[str, Tensor]:
+        others = [(name, cut) for name in wanted.others if (cut := _cut_drawn(pipeline, name, data.side)) is not None]
+        if not others:
+            raise ConfigError(
+                f"data.beside: the model draws none of {', '.join(wanted.others)} so that it can be cut out."
+            )
+        pictures, captions = put_together(cuts, data.trigger, others, wanted.count, data.side)
+        told = torch.tensor([*"\n".join(captions).encode()], dtype=torch.uint8)
+        return {**_encoded(pipeline, (2 * picture - 1 for picture in pictures)), "captions": told}
+
+    if not cuts:
+        _log.info(
+            "The pictures show nothing that could be cut out (see-through around it, or on a ground of one colour), so "
+            "nothing is put beside other things."
+        )
+        return None
+    inputs = [*key, wanted.model_dump_json(), data.trigger]
+    made = kept(inputs, make, f"{wanted.count} pictures beside others")
+    return made["latents"], bytes(made["captions"].tolist()).decode().split("\n")
+
+
+def _cut_drawn(pipeline: Pipeline, name: str, side: int) -> Tensor | None:
+    pixels = pipeline(f"{name} on a white background", seed=0, height=side, width=side, output="tensor").pixels
+    assert pixels is not None
+    return cut_out(pixels[0].float().cpu() / 2 + 0.5)
+
+
 def _latents(pipeline: Pipeline, entries: Sequence[Entry], size: tuple[int, int]) -> dict[str, Tensor]:
-    """``latents`` [N, C, h, w] in half precision, in the transformer's scale."""
+    return _encoded(pipeline, (fitted(entry.picture, *size) for entry in entries))
+
+
+def _encoded(pipeline: Pipeline, pictures: Iterable[Tensor]) -> dict[str, Tensor]:
+    """``latents`` [N, C, h, w] in half precision, in the transformer's scale, of pictures [3, H, W] in [-1, 1]."""
     vae, dtype = pipeline.vae, pipeline.dtypes.get("vae", pipeline.dtype)
     made = []
     with torch.no_grad():
-        for entry in entries:
-            x = (
-                fitted(entry.picture, *size)[None]
-                .to(pipeline.device, dtype)
-                .contiguous(memory_format=torch.channels_last)
-            )
+        for picture in pictures:
+            x = picture[None].to(pipeline.device, dtype).contiguous(memory_format=torch.channels_last)
             z = vae.encode(x).float() * vae.config.scaling_factor
             if not bool(torch.isfinite(z).all()):
                 raise NumericsError("The encoder gave values that are not finite; set model.dtype=float32.")
