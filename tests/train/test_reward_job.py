@@ -108,6 +108,26 @@ def test_two_halves_are_the_whole(tmp_path: Path, base: Path, prompts: Path, mor
     assert any(tensor.abs().sum() > 0 for key, tensor in one.items() if key.startswith("up"))
 
 
+@pytest.mark.parametrize("kind", ["picture", "clip"])
+def test_parts_that_come_when_they_are_needed_train_the_same(
+    tmp_path: Path, base: Path, wan: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What other devices do, with files in place of the CPU's memory."""
+    from frolic.train.tasks import reward
+
+    clip = ("vars.reward=bright", "data.frames=5", "job.train=high")
+    given = (wan, prompts, *clip) if kind == "clip" else (base, prompts)
+    full = train(tmp_path / "full", *given)
+    true = reward.open_base
+    monkeypatch.setattr(
+        reward, "open_base", lambda *model, memory, **more: true(*model, memory={"full": "low"}[memory], **more)
+    )
+    low = train(tmp_path / "low", *given)
+    one, two = (load_checkpoint(outcome.checkpoint).tensors["transformer"] for outcome in (full, low))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    assert any(tensor.abs().sum() > 0 for key, tensor in one.items() if key.startswith("up"))
+
+
 def test_scores_alone_are_enough_for_nft(tmp_path: Path, base: Path, prompts: Path) -> None:
     more = (
         "vars.reward=bright", "job.method=nft", "job.nft.group=8", "trainer.batch_size=16", "trainer.steps=24",

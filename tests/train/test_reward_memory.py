@@ -116,7 +116,8 @@ def test_the_recipe_of_a14b_fits_on_80_gb(a14b: Path) -> None:
     found = plan(a14b)
     moments = {moment.name: moment for moment in found.moments}
     assert 28e9 < moments["learning"].holds["transformer"] < 29e9
-    assert 66e9 < moments["reading texts"].bytes < 70e9, "two experts, umT5 and the autoencoder"
+    assert 66e9 < moments["reading texts"].bytes < 70e9, "on a CPU all that there is: experts, umT5, the autoencoder"
+    assert moments["learning"].bytes < 48e9, "which is the peak where parts come to a device of their own"
     assert 40e9 < found.peak.bytes < 80e9
     more = {name: plan(a14b, f"job.{name}").peak.bytes for name in ("recompute=false", "train=both")}
     learning = moments["learning"].bytes

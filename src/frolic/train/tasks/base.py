@@ -32,14 +32,20 @@ class Base(Section):
 
 
 def open_base(
-    model: Base, device: torch.device, precision: Precision, compat: Compat = "diffusers"
+    model: Base,
+    device: torch.device,
+    precision: Precision,
+    compat: Compat = "diffusers",
+    *,
+    memory: Literal["full", "low"] = "full",
 ) -> tuple[BuildPlan, Pipeline]:
-    """The model, all of it loaded, to be trained beside in ``precision``.
+    """The model, all of it loaded, to be trained beside in ``precision``; with ``memory: low`` its parts come to the
+    device when they are asked for, as in ``frolic.load``.
 
     Raises:
         ConfigError: it does not suit that precision. Others as ``make_plan`` and ``assemble``.
     """
-    plan = make_plan(model.base, dtype=model.dtype, device=str(device), compat=compat, memory="full")
+    plan = make_plan(model.base, dtype=model.dtype, device=str(device), compat=compat, memory=memory)
     check_precision(plan, model.dtype, in_bfloat16(precision, device))
     return plan, assemble(plan)
 

@@ -126,14 +126,18 @@ def build(recipe: Recipe) -> Job:
     trained, watched = _rewards(settings, device)
     rewards = [*(goal for goal, _ in trained), *watched]
     weights = {reward.name: weight for reward, weight in trained}
-    _, pipeline = open_base(model, device, recipe.trainer.precision)
+    # On a device with memory of its own, parts come when they are needed and leave: texts first, then one expert.
+    spare: Literal["full", "low"] = "full" if device.type == "cpu" else "low"
+    _, pipeline = open_base(model, device, recipe.trainer.precision, memory=spare)
     _check_sampler(settings, pipeline.defaults, model.base)
-    nets = _nets(pipeline, settings)
-    factors, learning, goal = _factors(pipeline, nets, settings, model.base, recipe.trainer.seed)
-    painter = _painter(pipeline, nets, learning, settings, data, rewards, set(weights))
     wanted = list(dict.fromkeys([*prompts, *held]))
     words = TextSet(**encode_texts(pipeline, wanted))
+    null = pipeline.text.encode("", negative=True)
     set_aside(pipeline)
+    nets = _nets(pipeline, settings)
+    factors, learning, goal = _factors(pipeline, nets, settings, model.base, recipe.trainer.seed)
+    read_null = (null.embeds.float(), null.mask)
+    painter = _painter(pipeline, nets, learning, read_null, settings, data, rewards, set(weights))
     source = Prompts(prompts, words, {text: row for row, text in enumerate(wanted)})
     check_sigmas = painter.schedule.sigmas(settings.check_steps or pipeline.defaults.steps, pipeline.defaults.shift)
     half = in_bfloat16(recipe.trainer.precision, device)
@@ -234,11 +238,15 @@ def _rewards(settings: Settings, device: torch.device) -> tuple[list[tuple[Rewar
 
 
 def _nets(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
-    nets: dict[str, Any] = {"transformer": pipeline.transformer}
-    if pipeline.defaults.boundary is not None:
-        nets["transformer_2"] = pipeline.transformer_2
-    elif settings.train != "both":
-        raise ConfigError(f"job.train is {settings.train!r}, but the model has no two experts; leave it out.")
+    """The transformers; of two, neither stays on the device."""
+    if pipeline.defaults.boundary is None:
+        if settings.train != "both":
+            raise ConfigError(f"job.train is {settings.train!r}, but the model has no two experts; leave it out.")
+        return {"transformer": pipeline.transformer}
+    nets: dict[str, Any] = {}
+    for name in PARTS:
+        nets[name] = getattr(pipeline, name)
+        Offloaded(nets[name], pipeline.device).release()
     return nets
 
 
@@ -261,6 +269,7 @@ def _painter(
     pipeline: Pipeline,
     nets: Mapping[str, Any],
     learning: Mapping[str, Learning],
+    null: tuple[Tensor, Tensor],
     settings: Settings,
     data: Data,
     rewards: Sequence[Reward],
@@ -287,7 +296,6 @@ def _painter(
         height // config.stride,
         width // config.stride,
     )
-    null = pipeline.text.encode("", negative=True)
     scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
     other = settings.guidance_scale_2 if settings.guidance_scale_2 is not None else scale
     window = settings.gradient.window
@@ -306,7 +314,7 @@ def _painter(
     for each in held.values():
         each.release()
     return ModelPainter(
-        held, learning, (null.embeds.float(), null.mask), [scale, other][: len(nets)], sampler, schedule,
+        held, learning, null, [scale, other][: len(nets)], sampler, schedule,
         schedule.sigmas(settings.steps or defaults.steps, defaults.shift), shape, decode,
         defaults.boundary if len(nets) > 1 else None,
     )  # fmt: skip

@@ -47,11 +47,14 @@ def reward_memory(recipe: Recipe) -> MemoryPlan:
     adapters = len(trained) * _adapter(net, settings) * _COPIES * 4
     always = {"autoencoder": vae.bytes, "rewards": rewards, "adapters": adapters}
     seen = count if settings.gradient.window.latents is None else min(settings.gradient.window.latents, count)
+    text = plan.parts["text_encoder"].bytes
+    # Elsewhere than on the CPU, parts come when they are needed.
+    texts = {"all weights": plan.weight_bytes()} if device.type == "cpu" else {"text encoder": text}
     kept = _forwards(plan, settings, len(trained)) * samples * _graph(net, tokens, settings.recompute)
     return MemoryPlan(
         str(device),
         (
-            Moment("reading texts", {"all weights": plan.weight_bytes(), "rewards": rewards}),
+            Moment("reading texts", {**texts, "rewards": rewards}),
             Moment(
                 "drawing",
                 {
