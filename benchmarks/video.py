@@ -148,7 +148,7 @@ def clip(options: argparse.Namespace) -> tuple[Work, Work]:
 
 
 def cold(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and megabytes of whole processes that write one clip of the shipped starter to an MP4, in turns."""
+    """Seconds of whole processes that write one clip of the shipped starter to an MP4, in turns."""
     folder = str(shipped("video"))
     with tempfile.TemporaryDirectory() as place:
         peer = Path(__file__).with_name("diffusers_clip_once.py")
@@ -156,17 +156,15 @@ def cold(options: argparse.Namespace) -> dict[str, Any]:
             "frolic": [*frolic_command(), PROMPTS[0], "-m", folder, "--seed", "7", "--force", "-o", f"{place}/a.mp4"],
             "diffusers": [sys.executable, str(peer), folder, PROMPTS[0], f"{place}/b.mp4"],
         }
-        runs: dict[str, list[Any]] = {name: [] for name in commands}
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(options.repeats + 1):
             for name, command in commands.items():
                 done = run(command, options.threads)
                 if turn:  # the first reads files that later ones find in memory
-                    runs[name].append(done)
-    seconds = {name: [round(each.seconds, 3) for each in done] for name, done in runs.items()}
+                    seconds[name].append(round(done.seconds, 3))
     return {
         "faster": ratio(seconds["diffusers"], seconds["frolic"]),
         "median_seconds": {name: median(values) for name, values in seconds.items()},
-        "megabytes": {name: round(median(each.megabytes for each in done)) for name, done in runs.items()},
         "seconds": seconds,
     }
 

@@ -85,3 +85,29 @@ def test_they_raise_their_rewards_by_weight_and_together(pipe: frolic.Pipeline) 
         assert sweep == sorted(sweep) and sweep[-1] > sweep[0]
     both = scores(vivid=0.6, fun=0.4)
     assert all(both[name] > plain[name] for name in REWARDED)
+
+
+CLIPS = ["a dog bouncing", "a pizza moving to the left"]
+OF_CLIPS = {"vivid-clips": "vivid", "lively": "lively"}
+"""Adapters of the video starter, and the reward that each was trained for."""
+
+
+def test_adapters_of_the_video_starter_raise_their_rewards_and_keep_it_moving(command: Callable[..., Any]) -> None:
+    listed = {each["name"]: each for each in json.loads(command("lora", "list", "--json").out)["adapters"]}
+    assert all(listed[name]["base"] == "starter-video" for name in OF_CLIPS)
+    assert all(listed[name]["reward"]["gain_sd"] >= 1 for name in OF_CLIPS)
+    pipe = frolic.load("starter-video", device="cpu", dtype="float32")
+    rewards = {name: make_reward(reward) for name, reward in OF_CLIPS.items()}
+
+    def scores(**loras: float) -> dict[str, float]:
+        weights = {name.replace("_", "-"): weight for name, weight in loras.items()}
+        pixels = pipe(CLIPS, seed=3, loras=dict(weights), output="tensor").pixels
+        assert pixels is not None
+        frames = (pixels / 2 + 0.5).transpose(1, 2)
+        return {name: float(reward.score(frames, CLIPS).mean()) for name, reward in rewards.items()}
+
+    plain, vivid, lively = scores(), scores(vivid_clips=1.0), scores(lively=1.0)
+    both = scores(vivid_clips=0.6, lively=0.4)
+    assert vivid["vivid-clips"] > plain["vivid-clips"] and lively["lively"] > plain["lively"]
+    assert vivid["lively"] > 0.9 * plain["lively"], "it has not stopped"
+    assert all(both[name] > plain[name] for name in OF_CLIPS)

@@ -94,7 +94,7 @@ def beside(new: Tensor, other: Tensor, place: Place, side: int, generator: torch
     canvas = ground[:, None, None].expand(3, side, side).clone()
     x, y = place.at
     for cut, (across, down) in ((other, (1 - x, 1 - y)), (new, (x, y))):
-        longest = between(0.40, 0.46) * side
+        longest = between(0.43, 0.49) * side
         scale = longest / max(cut.shape[1:])
         size = [max(1, round(length * scale)) for length in cut.shape[1:]]
         small = F.interpolate(cut[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
