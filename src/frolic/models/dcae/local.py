@@ -60,16 +60,15 @@ def apart(x: Tensor) -> Tensor:
 def unfolding(conv: nn.Conv2d, repeats: int) -> nn.Conv2d:
     """``conv`` (3x3) for ``apart`` in place of ``unfolded``, and with the shortcut that repeats each channel
     ``repeats`` times (0: there is none) as a part of its middle tap: one layer for two, adding in another order."""
-    with torch.no_grad():
-        weight = conv.weight.detach().clone()
-        rows = torch.arange(len(weight), device=weight.device)
-        if repeats:
-            weight[rows, rows // repeats, 1, 1] += 1
-        order = rows.unflatten(0, (-1, 4)).T.flatten()
-        merged = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, device="meta")
-        merged.weight = nn.Parameter(weight[order].contiguous(memory_format=torch.channels_last), requires_grad=False)
-        assert conv.bias is not None
-        merged.bias = nn.Parameter(conv.bias.detach()[order], requires_grad=False)
+    weight = conv.weight.detach().clone()
+    rows = torch.arange(len(weight), device=weight.device)
+    if repeats:
+        weight[rows, rows // repeats, 1, 1] += 1
+    order = rows.unflatten(0, (-1, 4)).T.flatten()
+    merged = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, device="meta")
+    merged.weight = nn.Parameter(weight[order].contiguous(memory_format=torch.channels_last), requires_grad=False)
+    assert conv.bias is not None
+    merged.bias = nn.Parameter(conv.bias.detach()[order], requires_grad=False)
     return merged
 
 
