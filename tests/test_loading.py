@@ -156,7 +156,8 @@ def test_a_wrong_part_beside_a_model_is_refused(own_folder: Path, tiny_folder: P
         frolic.load(tiny_folder, controlnet=net, device="cpu")
 
 
-def test_every_part_has_its_own_dtype(tiny_folder: Path, tmp_path: Path) -> None:
+def test_every_part_has_its_own_dtype(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frolic.plan.dtypes.has_bfloat16", lambda device: True)
     half = write_tiny_folder(tmp_path / "half", dtype=F16)
     net = write_controlnet(tmp_path / "net", F16)
     pipe = frolic.load(half, controlnet=net, dtype="float16", device="cpu")
@@ -185,7 +186,10 @@ def test_a_controlnet_computes_in_the_transformers_dtype(
     assert drawn(pipe, control=picture())
 
 
-def test_parts_that_were_stored_in_different_types_keep_their_own(tmp_path: Path, tiny_folder: Path) -> None:
+def test_parts_that_were_stored_in_different_types_keep_their_own(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frolic.plan.dtypes.has_bfloat16", lambda device: True)
     half, brain = (write_tiny_folder(tmp_path / str(dtype), dtype=dtype) for dtype in (F16, BF16))
     shutil.copy(brain / "text_encoder/model.safetensors", half / "text_encoder/model.safetensors")
     found = dtypes(frolic.load(half, dtype="float16", device="cpu"))
