@@ -164,6 +164,7 @@ def test_blocks_of_other_kinds_stay(changes: dict[str, object]) -> None:
 def test_without_a_compiler_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu.kernels.cache_clear()
     monkeypatch.setattr(cpu, "compiler", lambda: None)
+    monkeypatch.setattr("frolic.models.sana.fused.compiler", lambda: None)
     try:
         net = transformer()
         assert cpu.kernels(torch.float32) is None and not fuse(net)

@@ -54,6 +54,7 @@ class ModelPainter:
         self.nets, self.learning, self.null = dict(nets), dict(learning), null
         self.scales, self.sampler, self.schedule, self.sigmas = list(scales), sampler, schedule, sigmas
         self.shape, self._decode, self.boundary = tuple(shape), decode, boundary
+        self._here: set[str] = set()
 
     def expert_steps(self, sigmas: Tensor | None = None) -> list[range]:
         """The steps of each of the models, in their order."""
@@ -81,9 +82,10 @@ class ModelPainter:
 
     def _use(self, name: str) -> Any:
         if not torch.is_grad_enabled():  # else a graph that was made with another one's weights may still need them
-            for other, net in self.nets.items():
-                if other != name:
-                    net.release()
+            for other in self._here - {name}:
+                self.nets[other].release()
+            self._here &= {name}
+        self._here.add(name)
         return self.nets[name].get()
 
     def decode(self, latents: Tensor, generator: torch.Generator | None) -> Tensor:
