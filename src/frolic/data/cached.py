@@ -74,9 +74,13 @@ class Captions:
         """[B]: for each picture one of its captions, by its number among them."""
         return (torch.rand(len(picture_B), generator=generator) * self.count[picture_B]).long()
 
+    def places(self, picture_B: Tensor, caption_B: Tensor) -> Tensor:
+        """[B]: which of ``texts`` they are."""
+        return self.order[self.first[picture_B] + caption_B]
+
     def rows(self, picture_B: Tensor, caption_B: Tensor) -> tuple[Tensor, Tensor]:
         """``[B, S, E]`` and its mask ``[B, S]``."""
-        return self.texts.rows(self.order[self.first[picture_B] + caption_B], self.tokens)
+        return self.texts.rows(self.places(picture_B, caption_B), self.tokens)
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,16 @@ class CaptionedLatents:
     scaling_factor: float
 
     def batch(self, step: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.shown(*self.pick(size, generator))
+
+    def pick(self, size: int, generator: torch.Generator) -> tuple[Bucket, Tensor, Tensor]:
+        """A bucket, rows [B] of it, and of each of those pictures one of its captions, by its number among them."""
         shares = torch.tensor([bucket.share for bucket in self.buckets])
         bucket = self.buckets[int(torch.multinomial(shares, 1, generator=generator))]
         row = torch.randint(len(bucket.latents), (size,), generator=generator)
-        picture = bucket.first + row
-        text, mask = self.captions.rows(picture, self.captions.any(picture, generator))
-        return {"latents": bucket.latents[row].float() * self.scaling_factor, "text": text.float(), "mask": mask}
+        return bucket, row, self.captions.any(bucket.first + row, generator)
+
+    def shown(self, bucket: Bucket, row_B: Tensor, caption_B: Tensor) -> dict[str, Tensor]:
+        """The batch of what ``pick`` gave."""
+        text, mask = self.captions.rows(bucket.first + row_B, caption_B)
+        return {"latents": bucket.latents[row_B].float() * self.scaling_factor, "text": text.float(), "mask": mask}

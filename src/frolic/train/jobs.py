@@ -91,6 +91,7 @@ _BUILT_IN: Mapping[str, str] = {
     "control": "frolic.train.tasks.control",
     "distillation": "frolic.train.tasks.distillation",
     "flow": "frolic.train.tasks.flow",
+    "latent-contrastive": "frolic.train.tasks.latent_contrastive",
     "lora": "frolic.train.tasks.lora",
     "preference": "frolic.train.tasks.preference",
     "reconstruction": "frolic.train.tasks.reconstruction",

@@ -21,10 +21,13 @@ from frolic.config import Fraction, Positive, Section
 from frolic.models.sana.model import SanaTransformer
 from frolic.sampling.prediction import add_noise, trig_level
 from frolic.sampling.schedules import TRAIN_STEPS
+from frolic.train.objectives.agreement import Agreement
 from frolic.train.objectives.base import Batch
 from frolic.train.objectives.consistency import Consistency, ConsistencySettings, drawn_times, full, state_at
 
 _SLOPE = 0.2
+_SECOND = 0.9, 1.5
+"""Times at which a second step may begin; of two steps it is 1.3."""
 
 
 class AdversarialSettings(Section):
@@ -98,8 +101,10 @@ class Adversarial(Consistency):
         null_text: Tensor,
         null_mask: Tensor,
         draw: Callable[[nn.Module], Tensor] | None = None,
+        agreement: Agreement | None = None,
     ) -> None:
         super().__init__(student, teacher, settings, null_text, null_mask, draw)
+        self.agreement = agreement
         self.reader = teacher
         self.adversarial = adversarial
         assert max(adversarial.blocks) < teacher.config.layers and len({*adversarial.blocks}) == len(adversarial.blocks)
@@ -112,8 +117,24 @@ class Adversarial(Consistency):
         if int(batch["step"][0]) % 2:
             return self.lesson(batch, generator)
         loss, scalars = super().loss(batch, generator)
-        opinion = -self.opinion(self.drawn(batch, generator), batch, generator, learn=False).mean()
+        x = self.drawn(batch, generator)
+        if self.agreement is not None:
+            if float(torch.rand((), generator=generator)) < self.agreement.settings.second:
+                x = self.second(x, batch, generator)
+            wrong, right = self.agreement.loss(x, batch, generator)
+            loss = loss + self.agreement.settings.weight * wrong
+            scalars = {**scalars, "disagreement": wrong.detach(), "agreed": right}
+        opinion = -self.opinion(x, batch, generator, learn=False).mean()
         return loss + self.adversarial.weight * opinion, {**scalars, "opinion": opinion.detach()}
+
+    def second(self, x0: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """What the student makes of its own pictures [B, C, h, w] when they are noised again, as it is asked to in the
+        second of two steps. Its slope is that of this step alone."""
+        first, last = _SECOND
+        time = (torch.rand(len(x0), generator=generator) * (last - first) + first).to(x0)
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
+        scale = self.scales(len(x0), generator).to(x0)
+        return self.finished(state_at(x0.detach(), noise, time), time, batch["text"], batch["mask"], scale)
 
     def lesson(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """What the heads learn of a batch as ``loss`` takes it."""

@@ -6,7 +6,7 @@ B batch, S tokens, E text width, P side of a picture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from frolic.config import Positive, Recipe, Section
-from frolic.data.cached import CaptionedLatents
 from frolic.data.folder import mark_of, read_entries
+from frolic.data.told import embedded
 from frolic.errors import ConfigError
 from frolic.models.registry import families
 from frolic.models.sana.model import SanaTransformer
@@ -26,25 +26,36 @@ from frolic.train.checkpointing import recompute
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.adversarial import Adversarial, AdversarialSettings
+from frolic.train.objectives.agreement import Agreement, AgreementSettings
+from frolic.train.objectives.base import Source
 from frolic.train.objectives.consistency import Consistency, ConsistencySettings, Stepped
 from frolic.train.tasks import lora
 from frolic.train.tasks.base import Base, autocast, drawn, open_base, set_aside
 from frolic.train.tasks.component import STORED, Store, load_weights, weights_mark, write_component
-from frolic.train.tasks.flow import PREVIEW_PROMPTS, Scenes, scene_latents, text_encoder
+from frolic.train.tasks.flow import PREVIEW_PROMPTS
 from frolic.train.tasks.folder import FewCard, complete_few
+from frolic.train.tasks.latent_contrastive import read_latent_dual, tell_apart
+from frolic.train.tasks.scenes import Scenes, scene_latents, text_encoder
 from frolic.train.tasks.student import student_config, student_of
 
 
 class Settings(ConsistencySettings):
-    """``adversarial``: what else the student learns from, or nothing. ``card``: how the finished model presents itself.
-    ``previews``: prompts that are drawn; by default the first captions of a folder. ``recompute``: less memory, more
-    work. ``store``: what the finished weights are kept in."""
+    """``adversarial``: what else the student learns from, or nothing; ``agreement``: and beside that. ``card``: how the
+    finished model presents itself. ``previews``: prompts that are drawn; by default the first captions of a folder.
+    ``recompute``: less memory, more work. ``store``: what the finished weights are kept in."""
 
     adversarial: AdversarialSettings | None = None
+    agreement: AgreementSettings | None = None
     card: FewCard
     previews: list[str] = []
     recompute: bool = False
     store: Store = "bfloat16"
+
+    @model_validator(mode="after")
+    def _pictures_to_agree_on(self) -> Settings:
+        if self.agreement is not None and self.adversarial is None:
+            raise ValueError("agreement is of the pictures that heads judge too; give adversarial with it")
+        return self
 
 
 class Data(Section):
@@ -70,12 +81,18 @@ class Data(Section):
 def build(recipe: Recipe) -> Job:
     settings, data = recipe.section("job", Settings), recipe.section("data", Data)
     model = recipe.section("model", Base)
+    if settings.agreement is not None and data.scenes is None:
+        raise ConfigError("job.agreement: what is told apart are the captions of scenes; give data.scenes.")
     device = resolve_device(recipe.trainer.device)
     # It teaches; what it has besides a transformer goes into the finished model as it is.
     plan, pipeline = open_base(model, device, recipe.trainer.precision)
     teacher = pipeline.transformer
     _check_teacher(teacher, settings, model.base)
-    source, marks, width, shown, size = _data(pipeline, plan, data, settings, recipe)
+    if data.scenes is not None:
+        lessons = _of_scenes(pipeline, plan, data.scenes, settings, recipe.trainer.prefetch)
+    else:
+        lessons = _of_folder(pipeline, data, settings)
+    width = lessons.tokens
     null = pipeline.text.encode("", negative=True)
     set_aside(pipeline)
     pipeline.defaults = replace(
@@ -94,7 +111,7 @@ def build(recipe: Recipe) -> Job:
     def draw(net: nn.Module) -> Tensor:
         pipeline.transformer = net
         with autocast(pipeline):
-            return torch.stack([drawn(pipeline, prompt, *size) for prompt in shown])
+            return torch.stack([drawn(pipeline, prompt, *lessons.size) for prompt in lessons.shown])
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         dtype = STORED[settings.store]
@@ -104,13 +121,15 @@ def build(recipe: Recipe) -> Job:
     null_text, null_mask = null.embeds[:, :width].float().cpu(), null.mask[:, :width].cpu()
     objective = Consistency(student, teacher, settings, null_text, null_mask, draw)
     if settings.adversarial is not None:
-        objective = Adversarial(student, teacher, settings, settings.adversarial, null_text, null_mask, draw)
+        objective = Adversarial(
+            student, teacher, settings, settings.adversarial, null_text, null_mask, draw, lessons.agreement
+        )
     return Job(
         objective=objective,
-        source=Stepped(source),
+        source=Stepped(lessons.source),
         export=export,
         warm_start=lambda folder: load_weights(spec, config, student, folder / "transformer"),
-        inputs={"teacher": pipeline.card.hash, **marks},
+        inputs={"teacher": pipeline.card.hash, **lessons.marks},
     )
 
 
@@ -132,32 +151,53 @@ def _check_teacher(teacher: nn.Module, settings: Settings, base: str) -> None:
         raise ConfigError(f"{'; '.join(wrong)}.")
 
 
-def _data(
-    pipeline: Pipeline, plan: BuildPlan, data: Data, settings: Settings, recipe: Recipe
-) -> tuple[CaptionedLatents, dict[str, str], int, Sequence[str], tuple[int, int]]:
-    """Latents and text, the marks of what they were made from besides the teacher, the width of the text, and the
-    prompts and the height and width of previews."""
-    if data.scenes is not None:
-        tokens = plan.defaults.max_tokens
-        sizes = data.scenes.sizes(pipeline.vae.config.stride)
-        encode = text_encoder(plan.family.name, plan.path, tokens, pipeline.device)
-        parts = {
-            "autoencoder": weights_mark(plan.path / "vae"),
-            "text encoder": weights_mark(plan.path / "text_encoder"),
-        }
-        vae = pipeline.vae.float()
-        source, marks = scene_latents(
-            data.scenes, sizes, tokens, vae, encode, parts, pipeline.device, recipe.trainer.prefetch
+@dataclass(frozen=True)
+class _Lessons:
+    """``source`` of latents and text that is ``tokens`` wide, the ``marks`` of what they were made from besides the
+    teacher; the prompts that are ``shown``, at a height and width; and what else tells the student of its pictures."""
+
+    source: Source
+    marks: dict[str, str]
+    tokens: int
+    shown: Sequence[str]
+    size: tuple[int, int]
+    agreement: Agreement | None = None
+
+
+def _of_scenes(pipeline: Pipeline, plan: BuildPlan, data: Scenes, settings: Settings, prefetch: int) -> _Lessons:
+    tokens, device = plan.defaults.max_tokens, pipeline.device
+    sizes = data.sizes(pipeline.vae.config.stride)
+    encode = text_encoder(plan.family.name, plan.path, tokens, device)
+    parts = {
+        "autoencoder": weights_mark(plan.path / "vae"),
+        "text encoder": weights_mark(plan.path / "text_encoder"),
+    }
+    made = scene_latents(data, sizes, tokens, pipeline.vae.float(), encode, parts, device, prefetch)
+    most = max(sizes, key=lambda size: sizes[size])
+    marks = {"training set": made.marks["training set"]}
+    lessons = _Lessons(made.source, marks, tokens, settings.previews or PREVIEW_PROMPTS, most)
+    if settings.agreement is None:
+        return lessons
+    folder = Path(settings.agreement.weights).expanduser()
+    encoder = read_latent_dual(folder, parts["autoencoder"], parts["text encoder"])
+    told = tell_apart(made, data, encode, tokens)
+    with torch.no_grad():
+        captions, mistaken = (
+            embedded(each, tokens, encoder.text) for each in (made.source.captions.texts, told.wrongs)
         )
-        most = max(sizes, key=lambda size: sizes[size])
-        return source, {"training set": marks["training set"]}, tokens, settings.previews or PREVIEW_PROMPTS, most
+    given = (each.to(device) for each in (captions, mistaken, told.meaning_of))
+    agreement = Agreement(encoder.to(device), settings.agreement, *given)
+    return replace(lessons, source=told, agreement=agreement, marks={**marks, "agreement": weights_mark(folder)})
+
+
+def _of_folder(pipeline: Pipeline, data: Data, settings: Settings) -> _Lessons:
     assert data.folder is not None and data.side is not None
     entries = read_entries(Path(data.folder).expanduser())
     marks = {"training set": mark_of(entries)}
     key = [pipeline.card.hash, *marks.values(), str(pipeline.dtype).removeprefix("torch."), str(data.side)]
     source = lora.encode(pipeline, entries, lora.Data(folder=data.folder, side=data.side, cache=data.cache), key)
     shown = settings.previews or list(dict.fromkeys(entry.caption for entry in entries))[:4]
-    return source, marks, source.captions.tokens, shown, (data.side, data.side)
+    return _Lessons(source, marks, source.captions.tokens, shown, (data.side, data.side))
 
 
 JOB = JobKind(build, {"job": Settings, "data": Data, "model": Base})

@@ -1,0 +1,75 @@
+"""Captions that are nearly true of a scene, and not: what a judge of pictures and texts has to learn to tell apart.
+
+Words are changed that say a colour, a place or a number, so that everything else of the caption still holds.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from random import Random
+
+from frolic.data.compose import PALETTE
+from frolic.data.phrases import NUMBERS
+
+_OPPOSITES = (
+    ("to the left of", "to the right of"), ("on the left", "on the right"), ("left of", "right of"),
+    ("above", "below"), ("under", "above"), ("at the top", "at the bottom"), ("in front of", "behind"),
+)  # fmt: skip
+_PLURAL = tuple((word, str(number)) for number, word in NUMBERS.items() if number > 1)
+_WORD = re.compile(r"[a-z]+")
+_ARTICLE = re.compile(rf"\b(an?) ({'|'.join(PALETTE)})\b")
+
+
+def mistaken(caption: str, rng: Random) -> str | None:
+    """``caption`` with one thing in it that is not so; None where it says no colour, place or number."""
+    ways = [way(caption, rng) for way in (_other_colour, _colours_swapped, _other_place, _other_number)]
+    wrong = [text for text in ways if text is not None]
+    return rng.choice(wrong) if wrong else None
+
+
+def _colours(caption: str) -> list[re.Match[str]]:
+    return [found for found in _WORD.finditer(caption) if found[0] in PALETTE]
+
+
+def _other_colour(caption: str, rng: Random) -> str | None:
+    said = _colours(caption)
+    if not said:
+        return None
+    one = rng.choice(said)
+    other = rng.choice([word for word in PALETTE if word != one[0]])
+    return _with_articles(caption[: one.start()] + other + caption[one.end() :])
+
+
+def _colours_swapped(caption: str, rng: Random) -> str | None:
+    said = _colours(caption)
+    if len(said) < 2 or said[0][0] == said[1][0]:
+        return None
+    (a, b), (c, d) = said[0].span(), said[1].span()
+    return _with_articles(caption[:a] + caption[c:d] + caption[b:c] + caption[a:b] + caption[d:])
+
+
+def _with_articles(caption: str) -> str:
+    """A wrong article would give a mistake away."""
+    return _ARTICLE.sub(lambda said: f"{'an' if said[2][0] in 'aeiou' else 'a'} {said[2]}", caption)
+
+
+def _other_place(caption: str, rng: Random) -> str | None:
+    for one, other in _OPPOSITES:
+        words = re.compile(rf"\b(?:({one})|{other})\b")
+        if words.search(caption):
+            return words.sub(partial(_turned, one, other), caption)
+    return None
+
+
+def _turned(one: str, other: str, said: re.Match[str]) -> str:
+    return other if said[1] else one
+
+
+def _other_number(caption: str, rng: Random) -> str | None:
+    first, space, rest = caption.partition(" ")
+    for word, digit in _PLURAL:
+        if space and first in (word, digit):
+            others = [pair for pair in _PLURAL if pair[0] != word]
+            return f"{rng.choice(others)[0 if first == word else 1]} {rest}"
+    return None

@@ -1,0 +1,62 @@
+"""Bring latents and their captions together, and apart from the others of the batch and from mistaken forms.
+
+B batch, C/h/w latent channels and sides, S tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frolic.data.cached import TextSet
+from frolic.models.dual.latent import LatentDualEncoder
+from frolic.train.objectives.contrastive import contrast
+
+
+class LatentContrastive:
+    """The loss of ``contrastive.py``, where each picture's text is also to be told from the ``mistaken`` forms of all
+    texts of the batch. ``noise`` is the largest deviation of what is added to the latents: those that a model makes are
+    not as clean."""
+
+    def __init__(self, encoder: LatentDualEncoder, mistaken: TextSet, noise: float = 0.0) -> None:
+        self.encoder, self.mistaken, self.noise = encoder, mistaken, noise
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"dual": self.encoder}
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """``batch``: as ``frolic.data.told.ToldApart`` gives it."""
+        x = batch["latents"]
+        level = torch.rand(len(x), 1, 1, 1, generator=generator)
+        x = x + (torch.randn(x.shape, generator=generator) * level * self.noise).to(x)
+        pictures, texts = self.encoder.image(x), self.encoder.text(batch["text"], batch["mask"])
+        states, mask = self.mistaken.rows(batch["wrong"].clamp_min(0).cpu(), self.encoder.config.tokens)
+        wrong = self.encoder.text(states.to(batch["text"]), mask.to(x.device))
+        factor, has = self.encoder.factor(), batch["wrong"] >= 0
+        logits, others = (factor * pictures @ each.T for each in (texts, wrong))
+        loss = contrast_mistaken(logits, others, batch["meaning"], has)
+        goal = torch.arange(len(x), device=x.device)
+        told = (logits.diagonal() > others.diagonal())[has].float()
+        return loss, {
+            "top1": (logits.argmax(dim=1) == goal).float().mean(),
+            "mistakes_told": told.mean() if len(told) else torch.ones(()),
+            "scale": self.encoder.scale.detach(),
+        }
+
+    def preview(self, modules: Mapping[str, nn.Module]) -> Tensor | None:
+        return None
+
+
+def contrast_mistaken(logits_BB: Tensor, mistaken_BB: Tensor, meaning_B: Tensor, has_B: Tensor) -> Tensor:
+    """``contrast``, but a picture's text (rows) has the mistaken forms of all texts beside it, of those that have one
+    (``has``). A form that is mistaken of another picture's text, which means the same, takes part: it is as wrong."""
+    plain = contrast(logits_BB, meaning_B)
+    own = torch.eye(len(meaning_B), dtype=torch.bool, device=logits_BB.device)
+    same = (meaning_B[:, None] == meaning_B[None]) & ~own
+    every = torch.cat([logits_BB.masked_fill(same, -math.inf), mistaken_BB.masked_fill(~has_B[None], -math.inf)], dim=1)
+    goal = torch.arange(len(meaning_B), device=logits_BB.device)
+    return plain + (F.cross_entropy(every, goal) - F.cross_entropy(every[:, : len(meaning_B)], goal)) / 2

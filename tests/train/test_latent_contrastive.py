@@ -1,0 +1,194 @@
+"""A dual encoder of latents, and a student of few steps that is told by it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from frolic.config import load_recipe
+from frolic.errors import CheckpointError, ConfigError
+from frolic.io.safetensors import load
+from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
+from frolic.train.jobs import built_in
+from frolic.train.objectives.agreement import Agreement, AgreementSettings
+from frolic.train.objectives.latent_contrastive import contrast_mistaken
+from frolic.train.state import load_checkpoint
+from frolic.train.tasks.component import weights_mark
+from frolic.train.tasks.latent_contrastive import read_latent_dual
+from frolic.train.trainer import Trainer
+from small_pack import write_small_pack
+from tiny import write_tiny_folder
+
+JOBS = built_in()
+SHAPES = "shapes={256x256: 0, 320x192: 0, 192x320: 0, 32x32: 2, 48x32: 1}"
+SMALL = LatentDualConfig(channels=4, widths=(8, 16), text_width=16, text_heads=2, heads=2, embedding=8, tokens=12)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("model") / "base")
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_pack(tmp_path_factory.mktemp("sprites") / "pack")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory, base: Path, pack: Path) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    export = train(folder / "run", base, pack, folder / "cache").export
+    assert export is not None
+    return export
+
+
+def train(folder: Path, base: Path, pack: Path, cache: Path, *changes: str, until: int | None = None) -> Any:
+    tiny = [
+        f"vars.autoencoder={base}", f"vars.text={base}", f"data.pack={pack}", f"data.cache={cache}", "data.pictures=12",
+        f"data.{SHAPES}", "model.config.widths=[8, 16]", "model.config.text_heads=2", "model.config.embedding=8", "model.config.heads=2",
+        "job.tokens=12", "job.held_out=1", "trainer.steps=4", "trainer.batch_size=6", "schedule.warmup=1",
+        f"output.folder={folder}", "trainer.device=cpu", "trainer.log_every=1",
+    ]  # fmt: skip
+    recipe = load_recipe("starter/latent-dual-encoder", [*tiny, *changes], "ci", jobs=JOBS)
+    return Trainer(recipe, JOBS.build(recipe)).run(until=until)
+
+
+def student(folder: Path, base: Path, pack: Path, cache: Path, *changes: str, until: int | None = None) -> Any:
+    tiny = [
+        f"vars.model={base}", f"data.scenes.pack={pack}", f"data.scenes.cache={cache}", "data.scenes.pictures=12",
+        f"data.scenes.{SHAPES}", "job.adversarial.blocks=[0, 1]", "job.adversarial.width=8", "trainer.steps=4",
+        "trainer.init_from=null", "trainer.batch_size=6", "schedule.warmup=0", f"output.folder={folder}",
+        "trainer.device=cpu", "trainer.log_every=1", "job.trajectory.steps=2",
+    ]  # fmt: skip
+    recipe = load_recipe("starter/sprint", [*tiny, *changes], "ci", jobs=JOBS)
+    return Trainer(recipe, JOBS.build(recipe)).run(until=until)
+
+
+def written_out(logits: list[list[float]], forms: list[list[float]], meaning: list[int], has: list[bool]) -> float:
+    """Each picture looks for its text among all texts and mistaken forms; each text for its picture among all."""
+    count, total = len(logits), 0.0
+    for k in range(count):
+        others = [n for n in range(count) if n == k or meaning[n] != meaning[k]]
+        wrong = [math.exp(forms[k][n]) for n in range(count) if has[n]]
+        total -= logits[k][k] - math.log(sum(math.exp(logits[k][n]) for n in others) + sum(wrong))
+        total -= logits[k][k] - math.log(sum(math.exp(logits[n][k]) for n in others))
+    return total / (2 * count)
+
+
+@pytest.mark.parametrize("meaning", [[1, 2, 3, 4], [1, 2, 1, 3]])
+@pytest.mark.parametrize("has", [[True, False, True, True], [False] * 4])
+def test_the_loss_is_the_plain_formula(meaning: list[int], has: list[bool]) -> None:
+    logits, forms = 3 * torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = contrast_mistaken(logits, forms, torch.tensor(meaning), torch.tensor(has))
+    assert float(found) == pytest.approx(written_out(logits.tolist(), forms.tolist(), meaning, has), abs=1e-9)
+
+
+def test_what_a_text_says_does_not_depend_on_padding_and_a_picture_has_any_even_sides() -> None:
+    torch.manual_seed(0)
+    net = LatentDualEncoder(SMALL)
+    states = torch.randn(2, 5, 16)
+    padded = torch.cat([states, torch.randn(2, 3, 16)], dim=1)
+    mask = torch.tensor([[True] * 5 + [False] * 3] * 2)
+    assert torch.allclose(net.text(states, mask[:, :5]), net.text(padded, mask), atol=1e-6)
+    for sides in ((8, 8), (6, 10)):
+        seen = net.image(torch.randn(3, 4, *sides))
+        assert torch.allclose(seen.norm(dim=1), torch.ones(3), atol=1e-5)
+        x = torch.randn(2, 4, *sides)
+        assert torch.allclose(net.image(x)[:1], net.image(x[:1]), atol=1e-6), "batch mates do not matter"
+
+
+def test_it_can_see_where_things_are() -> None:
+    """Means over a picture would not: with the heads' preference for a side, a picture and its mirror image differ."""
+    torch.manual_seed(0)
+    net = LatentDualEncoder(SMALL)
+    x = torch.zeros(1, 4, 8, 8)
+    x[..., 2:4, 1:3] = 3.0
+    with torch.no_grad():
+        net.image.place.copy_(torch.tensor([[0.0, 0.0], [4.0, -4.0]]))
+        assert float((net.image(x) - net.image(x.flip(3))).norm()) > 0.05
+
+
+def test_bad_configs_are_refused_all_at_once() -> None:
+    with pytest.raises(CheckpointError, match=r"(?s)widths.*text_width.*embedding"):
+        LatentDualConfig.from_json({"widths": [8, 12], "text_width": 10, "text_heads": 4, "embedding": 9, "heads": 2})
+    assert LatentDualConfig.from_json(SMALL.to_json()) == SMALL
+
+
+def test_a_run_goes_on_where_it_stopped_and_says_what_it_is_worth(
+    tmp_path: Path, base: Path, pack: Path, encoder: Path
+) -> None:
+    assert train(tmp_path / "parts", base, pack, tmp_path / "cache", until=2).step == 2
+    parts = train(tmp_path / "parts", base, pack, tmp_path / "cache").export
+    one, other = (load(folder / "model.safetensors") for folder in (encoder, parts))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    facts = json.loads((encoder / "config.json").read_text())
+    assert 0 <= facts["_picture_to_caption_top1"] <= 1 and 0 <= facts["_mistakes_told"] <= 1
+    marks = weights_mark(base / "vae"), weights_mark(base / "text_encoder")
+    assert read_latent_dual(encoder, *marks).config == SMALL
+    with pytest.raises(CheckpointError, match=r"another autoencoder and another text encoder"):
+        read_latent_dual(encoder, "other", "other")
+    lines = [json.loads(line) for line in (encoder.parent / "metrics.jsonl").read_text().splitlines()]
+    assert {"top1", "mistakes_told"} <= lines[0].keys()
+
+
+def test_what_cannot_be_meant(tmp_path: Path, base: Path, pack: Path, encoder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.accumulation"):
+        train(tmp_path / "run", base, pack, tmp_path / "cache", "trainer.accumulation=2")
+    with pytest.raises(ConfigError, match="channels and text_width"):
+        train(tmp_path / "run", base, pack, tmp_path / "cache", "model.config.channels=3")
+    agreement = f"job.agreement.weights={encoder}"
+    with pytest.raises(ConfigError, match="give adversarial with it"):
+        student(tmp_path / "run", base, pack, tmp_path / "cache", agreement, "job.adversarial=null")
+    folder = tmp_path / "pictures"
+    with pytest.raises(ConfigError, match=r"job\.agreement.*give data\.scenes"):
+        student(
+            tmp_path / "run", base, pack, tmp_path / "cache", agreement, "data.scenes=null", f"data.folder={folder}",
+            "data.side=32",
+        )  # fmt: skip
+
+
+def test_the_opinion_is_the_plain_formula_and_reaches_the_picture() -> None:
+    torch.manual_seed(0)
+    net = LatentDualEncoder(SMALL).double()
+    captions, forms = (torch.nn.functional.normalize(torch.randn(n, 8).double(), dim=1) for n in (20, 5))
+    meaning = torch.arange(20) // 2
+    settings = AgreementSettings(weights="x", others=6, noise=0.0)
+    agreement = Agreement(net, settings, captions, forms, meaning)
+    batch = {"sentence": torch.tensor([3, 10, 11]), "wrong": torch.tensor([4, -1, 0])}
+    x = torch.randn(3, 4, 8, 8).double().requires_grad_()
+    loss, right = agreement.loss(x, batch, torch.Generator().manual_seed(1))
+    others = torch.randint(20, (6,), generator=torch.Generator().manual_seed(1)).tolist()
+    seen, factor, total, hits = net.image(x).detach(), float(net.factor().detach()), 0.0, 0
+    for row, (sentence, wrong) in enumerate(zip([3, 10, 11], [4, -1, 0], strict=True)):
+        rivals = [captions[k] for k in others if meaning[k] != meaning[sentence]]
+        rivals += [forms[wrong]] if wrong >= 0 else []
+        own = factor * float(seen[row] @ captions[sentence])
+        against = [factor * float(seen[row] @ each) for each in rivals]
+        total -= own - math.log(sum(map(math.exp, [own, *against])))
+        hits += all(own > each for each in against)
+    assert float(loss.detach()) == pytest.approx(total / 3, abs=1e-9) and float(right) == pytest.approx(hits / 3)
+    loss.backward()
+    assert x.grad is not None and all(float(each.abs().max()) > 0 for each in x.grad)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("second", [0.0, 1.0])
+def test_a_student_that_is_told_and_one_that_was_stopped_go_the_same_way(
+    tmp_path: Path, base: Path, pack: Path, encoder: Path, second: float
+) -> None:
+    given = (base, pack, tmp_path / "cache", f"job.agreement={{weights: {encoder}, others: 8, second: {second}}}")
+    straight = student(tmp_path / "straight", *given)
+    student(tmp_path / "parts", *given, until=1)
+    parts = student(tmp_path / "parts", *given)
+    a, b = (load_checkpoint(run.checkpoint).tensors["transformer"] for run in (straight, parts))
+    assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    lines = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
+    assert [("agreed" in line, "judged" in line) for line in lines] == [(True, False), (False, True)] * 2
+    alone = student(tmp_path / "alone", *given[:3])
+    c = load_checkpoint(alone.checkpoint).tensors["transformer"]
+    assert not all(torch.equal(tensor, c[name]) for name, tensor in a.items())
