@@ -58,15 +58,23 @@ def train(folder: Path, base: Path, pack: Path, cache: Path, *changes: str, unti
     return Trainer(recipe, JOBS.build(recipe)).run(until=until)
 
 
-def student(folder: Path, base: Path, pack: Path, cache: Path, *changes: str, until: int | None = None) -> Any:
+def student(
+    folder: Path,
+    base: Path,
+    pack: Path,
+    cache: Path,
+    *changes: str,
+    until: int | None = None,
+    recipe: str = "starter/sprint",
+) -> Any:
     tiny = [
         f"vars.model={base}", f"data.scenes.pack={pack}", f"data.scenes.cache={cache}", "data.scenes.pictures=12",
         f"data.scenes.{SHAPES}", "job.adversarial.blocks=[0, 1]", "job.adversarial.width=8", "trainer.steps=4",
         "trainer.init_from=null", "trainer.batch_size=6", "schedule.warmup=0", f"output.folder={folder}",
         "trainer.device=cpu", "trainer.log_every=1", "job.trajectory.steps=2",
     ]  # fmt: skip
-    recipe = load_recipe("starter/sprint", [*tiny, *changes], "ci", jobs=JOBS)
-    return Trainer(recipe, JOBS.build(recipe)).run(until=until)
+    read = load_recipe(recipe, [*tiny, *changes], "ci", jobs=JOBS)
+    return Trainer(read, JOBS.build(read)).run(until=until)
 
 
 def written_out(logits: list[list[float]], forms: list[list[float]], meaning: list[int], has: list[bool]) -> float:
@@ -192,3 +200,12 @@ def test_a_student_that_is_told_and_one_that_was_stopped_go_the_same_way(
     alone = student(tmp_path / "alone", *given[:3])
     c = load_checkpoint(alone.checkpoint).tensors["transformer"]
     assert not all(torch.equal(tensor, c[name]) for name, tensor in a.items())
+
+
+def test_the_recipe_that_comes_after_the_other_two(tmp_path: Path, base: Path, pack: Path, encoder: Path) -> None:
+    """``starter/sprint-agreement`` goes on from what ``starter/sprint`` made, told by ``starter/latent-dual-encoder``."""
+    first = student(tmp_path / "first", base, pack, tmp_path / "cache", "trainer.steps=2")
+    given = [f"vars.begin={first.export}", f"vars.encoder={encoder}", "trainer.init_from=${begin}"]
+    second = student(tmp_path / "second", base, pack, tmp_path / "cache", *given, recipe="starter/sprint-agreement")
+    assert second.step == 4 and (second.export / "transformer" / "config.json").is_file()
+    assert "agreed" in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()[0]
