@@ -304,7 +304,7 @@ def _facts(concept: Known) -> dict[str, Any]:
 def _text(facts: Mapping[str, Any]) -> str:
     """JSON with a line a concept."""
     head = json.dumps({name: value for name, value in facts.items() if name != "concepts"}, indent=1)
-    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in facts["concepts"])
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in facts["concepts"])
     return f'{head[:-2]},\n "concepts": [\n{rows}\n]}}\n'
 
 
