@@ -50,7 +50,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory, base: Path, pack: Path) ->
 def train(folder: Path, base: Path, pack: Path, cache: Path, *changes: str, until: int | None = None) -> Any:
     tiny = [
         f"vars.autoencoder={base}", f"vars.text={base}", f"data.pack={pack}", f"data.cache={cache}", "data.pictures=12",
-        f"data.{SHAPES}", "model.config.widths=[8, 16]", "model.config.text_heads=2", "model.config.embedding=8", "model.config.heads=2",
+        f"data.{SHAPES}", "model.config.widths=[8, 16]", "model.config.text_heads=2", "model.config.embedding=8",
+        "model.config.heads=2",
         "job.tokens=12", "job.held_out=1", "trainer.steps=4", "trainer.batch_size=6", "schedule.warmup=1",
         f"output.folder={folder}", "trainer.device=cpu", "trainer.log_every=1",
     ]  # fmt: skip
@@ -203,7 +204,7 @@ def test_a_student_that_is_told_and_one_that_was_stopped_go_the_same_way(
 
 
 def test_the_recipe_that_comes_after_the_other_two(tmp_path: Path, base: Path, pack: Path, encoder: Path) -> None:
-    """``starter/sprint-agreement`` goes on from what ``starter/sprint`` made, told by ``starter/latent-dual-encoder``."""
+    """``starter/sprint-agreement`` goes on from ``starter/sprint``, told by ``starter/latent-dual-encoder``."""
     first = student(tmp_path / "first", base, pack, tmp_path / "cache", "trainer.steps=2")
     given = [f"vars.begin={first.export}", f"vars.encoder={encoder}", "trainer.init_from=${begin}"]
     second = student(tmp_path / "second", base, pack, tmp_path / "cache", *given, recipe="starter/sprint-agreement")

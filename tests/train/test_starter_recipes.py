@@ -17,7 +17,7 @@ from frolic.errors import CheckpointError, ConfigError, FrolicError
 from frolic.io.safetensors import load
 from frolic.train.jobs import built_in
 from frolic.train.perceptual import LPIPS
-from frolic.train.tasks import distillation, flow, reconstruction
+from frolic.train.tasks import distillation, reconstruction, scenes
 from frolic.train.trainer import Trainer
 from small_pack import small_concepts, write_small_pack
 from tiny import write_tiny_folder
@@ -113,7 +113,7 @@ def test_latents_are_computed_once_and_belong_to_all_they_were_made_from(tmp_pat
         raise AssertionError("cached latents are not encoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(flow, "_latents", refuse)
+        patch.setattr(scenes, "_latents", refuse)
         train("starter/image", tmp_path / "again", pack, *parts)
         assert {path.name for path in (tmp_path / "cache").iterdir()} == kept
         for change in ("data.seed=2", "data.pictures=30", "data.mix={single: 1}", "data.shapes.96x64=3"):
@@ -171,10 +171,10 @@ def test_data_that_cannot_be_meant(tmp_path, pack, parts, change, said):
 
 
 def test_sizes_are_height_and_width_with_their_shares():
-    data = flow.Data(autoencoder="a", text="t", pictures=100, shapes={"256x256": 3.0, "320x192": 1.0, "192x320": 0.0})
+    data = scenes.Data(autoencoder="a", text="t", pictures=100, shapes={"256x256": 3.0, "320x192": 1.0, "192x320": 0.0})
     assert data.sizes(32) == {(256, 256): 0.75, (192, 320): 0.25}
-    shown = {size: flow._scenes(data, small_concepts(), size, share) for size, share in data.sizes(32).items()}
-    assert [len(scenes) for scenes in shown.values()] == [75, 25]
+    shown = {size: scenes._scenes(data, small_concepts(), size, share) for size, share in data.sizes(32).items()}
+    assert [len(each) for each in shown.values()] == [75, 25]
     assert {scene.kind for scene in shown[256, 256]} >= {"single", "two", "count"}
     wide = [thing.x for scene in shown[192, 320] for thing in scene.things if len(scene.things) > 1]
     assert max(wide) > 0.7 and min(wide) < 0.3

@@ -102,6 +102,7 @@ def test_built_in_kinds_are_files_with_a_job() -> None:
         "control",
         "distillation",
         "flow",
+        "latent-contrastive",
         "lora",
         "preference",
         "reconstruction",

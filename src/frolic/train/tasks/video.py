@@ -51,8 +51,9 @@ from frolic.train.tasks.component import (
     weights_mark,
     write_component,
 )
-from frolic.train.tasks.flow import start_small, text_encoder
+from frolic.train.tasks.flow import start_small
 from frolic.train.tasks.folder import Card, complete
+from frolic.train.tasks.scenes import text_encoder
 
 _AT_ONCE = 16  # clips rendered and encoded together
 _PREVIEW_PROMPTS = (
