@@ -16,7 +16,7 @@ from frolic.io.safetensors import load
 from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
 from frolic.train.jobs import built_in
 from frolic.train.objectives.agreement import Agreement, AgreementSettings
-from frolic.train.objectives.latent_contrastive import contrast_mistaken
+from frolic.train.objectives.contrastive import contrast
 from frolic.train.state import load_checkpoint
 from frolic.train.tasks.component import weights_mark
 from frolic.train.tasks.latent_contrastive import read_latent_dual
@@ -93,7 +93,7 @@ def written_out(logits: list[list[float]], forms: list[list[float]], meaning: li
 @pytest.mark.parametrize("has", [[True, False, True, True], [False] * 4])
 def test_the_loss_is_the_plain_formula(meaning: list[int], has: list[bool]) -> None:
     logits, forms = 3 * torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = contrast_mistaken(logits, forms, torch.tensor(meaning), torch.tensor(has))
+    found = contrast(logits, torch.tensor(meaning), forms.masked_fill(~torch.tensor(has), -math.inf))
     assert float(found) == pytest.approx(written_out(logits.tolist(), forms.tolist(), meaning, has), abs=1e-9)
 
 

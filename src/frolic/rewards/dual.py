@@ -17,6 +17,7 @@ from frolic.errors import CheckpointError
 from frolic.io import safetensors
 from frolic.io.files import read_json_object, write_json
 from frolic.models.dual import DualConfig, DualEncoder
+from frolic.models.dual.latent import LatentDualEncoder
 from frolic.rewards.base import Base, per_frame
 from frolic.rewards.kept import Kept
 from frolic.rewards.preprocess import resize
@@ -31,7 +32,7 @@ def shipped() -> Path:
     return Path(str(resources.files("frolic").joinpath("rewards/weights/dual")))
 
 
-def write_dual(encoder: DualEncoder, folder: Path, *, text: str, facts: dict[str, Any]) -> None:
+def write_dual(encoder: DualEncoder | LatentDualEncoder, folder: Path, *, text: str, facts: dict[str, Any]) -> None:
     """``config.json`` and bfloat16 weights into ``folder``, which is there. ``text`` is the fingerprint of the text
     encoder whose states it reads, ``facts`` what else should be known of it."""
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in encoder.state_dict().items()}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frolic.models.configs import SIZE, read_config, refuse, whole
+from frolic.models.dual.model import TextTower
 
 KIND = "latent-dual-encoder"
 _KNOWN = {
@@ -105,24 +106,22 @@ class LatentTower(nn.Module):
         place_Ghw = self.place[0, :, None, None] * down[:, None] + self.place[1, :, None, None] * right
         look_NGL = (self.look(h) + place_Ghw).flatten(2).float().softmax(dim=2).to(h.dtype)
         seen = torch.einsum("ngl,nwl->ngw", look_NGL, h.flatten(2)).flatten(1)
-        return _directions(self.out(torch.cat([seen, h.mean(dim=(2, 3))], dim=1)))
+        out = self.out(torch.cat([seen, h.mean(dim=(2, 3))], dim=1))
+        return F.normalize(out.to(torch.promote_types(out.dtype, torch.float32)), dim=-1)
 
 
-class LatentTextTower(nn.Module):
+class LatentTextTower(TextTower):
     """States ``[B, S, E]`` and their mask ``[B, S]`` to ``[B, D]`` of length 1. Which colour is of which thing, and
     which thing is left of which, is in no single token: here tokens look at each other once more."""
 
     def __init__(self, config: LatentDualConfig) -> None:
-        super().__init__()
-        width, inner = config.text_width, config.embedding
-        self.heads, self.text_heads, self.tokens = config.heads, config.text_heads, config.tokens
-        self.norm = nn.LayerNorm(width)
+        width = config.text_width
+        super().__init__(width, config.heads, config.embedding)
+        self.text_heads, self.tokens = config.text_heads, config.tokens
         self.place = nn.Parameter(torch.zeros(config.tokens, width))
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.project = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.look, self.value = nn.Linear(width, config.heads), nn.Linear(width, inner)
-        self.hidden, self.out = nn.Linear(inner, inner), nn.Linear(inner, inner)
 
     def forward(self, states_BSE: Tensor, mask_BS: Tensor) -> Tensor:
         states_BSE, mask_BS = states_BSE[:, : self.tokens], mask_BS[:, : self.tokens]
@@ -131,15 +130,7 @@ class LatentTextTower(nn.Module):
         met = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_BS[:, None, None])
         x = x + self.mix(met.transpose(1, 2).flatten(2))
         x = x + self.project(F.gelu(self.up(self.norm2(x))))
-        look_BSG = self.look(x).float().masked_fill(~mask_BS[..., None], -math.inf).softmax(dim=1)
-        pooled = torch.einsum("bsg,bsgd->bgd", look_BSG.to(x.dtype), self.value(x).unflatten(-1, (self.heads, -1)))
-        read = pooled.flatten(1)
-        return _directions(self.out(read + F.silu(self.hidden(read))))
-
-
-def _directions(x: Tensor) -> Tensor:
-    """Of length 1, in float32 at least."""
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+        return self.pooled(x, mask_BS)
 
 
 class LatentDualEncoder(nn.Module):

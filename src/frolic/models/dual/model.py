@@ -88,17 +88,20 @@ class ImageTower(nn.Module):
 class TextTower(nn.Module):
     """States ``[B, S, E]`` and their mask ``[B, S]`` to ``[B, D]`` of length 1."""
 
-    def __init__(self, config: DualConfig) -> None:
+    def __init__(self, width: int, heads: int, embedding: int) -> None:
         super().__init__()
-        self.heads = config.text_heads
-        self.norm = nn.LayerNorm(config.text_width)
-        self.look = nn.Linear(config.text_width, config.text_heads)
-        self.value = nn.Linear(config.text_width, config.embedding)
-        self.hidden = nn.Linear(config.embedding, config.embedding)
-        self.out = nn.Linear(config.embedding, config.embedding)
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.look = nn.Linear(width, heads)
+        self.value = nn.Linear(width, embedding)
+        self.hidden = nn.Linear(embedding, embedding)
+        self.out = nn.Linear(embedding, embedding)
 
     def forward(self, states_BSE: Tensor, mask_BS: Tensor) -> Tensor:
-        x = self.norm(states_BSE)
+        return self.pooled(self.norm(states_BSE), mask_BS)
+
+    def pooled(self, x: Tensor, mask_BS: Tensor) -> Tensor:
+        """What the heads take from normed states ``[B, S, E]``."""
         look_BSG = self.look(x).float().masked_fill(~mask_BS[..., None], -math.inf).softmax(dim=1)
         value = self.value(x).unflatten(-1, (self.heads, -1))
         pooled = torch.einsum("bsg,bsgd->bgd", look_BSG.to(value.dtype), value).flatten(1)
@@ -112,7 +115,7 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.image = ImageTower(config)
-        self.text = TextTower(config)
+        self.text = TextTower(config.text_width, config.text_heads, config.embedding)
         self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def logits(self, pictures_BD: Tensor, texts_BD: Tensor) -> Tensor:

@@ -58,11 +58,13 @@ class Contrastive:
         return x
 
 
-def contrast(logits_BB: Tensor, meaning_B: Tensor) -> Tensor:
+def contrast(logits_BB: Tensor, meaning_B: Tensor, wrong_BN: Tensor | None = None) -> Tensor:
     """The mean cross-entropy of finding each picture's text among all, and each text's picture. Pairs off the diagonal
-    whose meanings are the same do not take part."""
+    whose meanings are the same do not take part. ``wrong``: logits of the pictures with further texts, among which
+    each one's text is to be found too."""
     own = torch.eye(len(meaning_B), dtype=torch.bool, device=logits_BB.device)
     same = (meaning_B[:, None] == meaning_B[None]) & ~own
     logits = logits_BB.masked_fill(same, -math.inf)
     goal = torch.arange(len(meaning_B), device=logits.device)
-    return (F.cross_entropy(logits, goal) + F.cross_entropy(logits.T, goal)) / 2
+    every = logits if wrong_BN is None else torch.cat([logits, wrong_BN], dim=1)
+    return (F.cross_entropy(every, goal) + F.cross_entropy(logits.T, goal)) / 2

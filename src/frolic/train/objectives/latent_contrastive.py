@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from frolic.data.cached import TextSet
 from frolic.models.dual.latent import LatentDualEncoder
@@ -38,7 +37,8 @@ class LatentContrastive:
         wrong = self.encoder.text(states.to(batch["text"]), mask.to(x.device))
         factor, has = self.encoder.factor(), batch["wrong"] >= 0
         logits, others = (factor * pictures @ each.T for each in (texts, wrong))
-        loss = contrast_mistaken(logits, others, batch["meaning"], has)
+        # A form that is mistaken of another picture's text, which means the same, takes part: it is as wrong.
+        loss = contrast(logits, batch["meaning"], others.masked_fill(~has[None], -math.inf))
         goal = torch.arange(len(x), device=x.device)
         told = (logits.diagonal() > others.diagonal())[has].float()
         return loss, {
@@ -49,14 +49,3 @@ class LatentContrastive:
 
     def preview(self, modules: Mapping[str, nn.Module]) -> Tensor | None:
         return None
-
-
-def contrast_mistaken(logits_BB: Tensor, mistaken_BB: Tensor, meaning_B: Tensor, has_B: Tensor) -> Tensor:
-    """``contrast``, but a picture's text (rows) has the mistaken forms of all texts beside it, of those that have one
-    (``has``). A form that is mistaken of another picture's text, which means the same, takes part: it is as wrong."""
-    plain = contrast(logits_BB, meaning_B)
-    own = torch.eye(len(meaning_B), dtype=torch.bool, device=logits_BB.device)
-    same = (meaning_B[:, None] == meaning_B[None]) & ~own
-    every = torch.cat([logits_BB.masked_fill(same, -math.inf), mistaken_BB.masked_fill(~has_B[None], -math.inf)], dim=1)
-    goal = torch.arange(len(meaning_B), device=logits_BB.device)
-    return plain + (F.cross_entropy(every, goal) - F.cross_entropy(every[:, : len(meaning_B)], goal)) / 2

@@ -129,6 +129,11 @@ def weights_mark(folder: Path) -> str:
     return safetensors.fingerprint([safetensors.find_weights(folder)])
 
 
+def part_marks(autoencoder: Path, texts: Path) -> dict[str, str]:
+    """Fingerprints of the autoencoder and of the text encoder in these models' folders, by what they are called."""
+    return {"autoencoder": weights_mark(autoencoder / "vae"), "text encoder": weights_mark(texts / "text_encoder")}
+
+
 def pack_mark(sprites: Tensor, concepts: list[Concept]) -> str:
     """A fingerprint of a training set: every pixel, every word."""
     digest = hashlib.sha256(sprites.contiguous().numpy().data)  # not a copy: it is the better part of a gigabyte

@@ -26,9 +26,9 @@ from frolic.train.tasks.component import (
     Store,
     component_spec,
     load_weights,
+    part_marks,
     read_component,
     sections,
-    weights_mark,
     write_component,
 )
 from frolic.train.tasks.folder import Card, complete
@@ -65,12 +65,12 @@ def build(recipe: Recipe) -> Job:
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
     encode = text_encoder(model.family, texts, settings.tokens, device)
     sizes = data.sizes(vae_config.stride)
-    parts = {"autoencoder": weights_mark(autoencoder / "vae"), "text encoder": weights_mark(texts / "text_encoder")}
+    parts = part_marks(autoencoder, texts)
     made = scene_latents(data, sizes, settings.tokens, vae.to(device), encode, parts, device, recipe.trainer.prefetch)
     null_text, null_mask = encode([""])
 
     def draw(net: nn.Module) -> Tensor:
-        height, width = max(sizes, key=lambda size: sizes[size])
+        height, width = data.commonest(vae_config.stride)
         shape = (vae_config.latent_channels, height // vae_config.stride, width // vae_config.stride)
         pixels: Tensor = vae.decode(sample(net, encode, settings, shape) / vae_config.scaling_factor)
         return pixels.float()

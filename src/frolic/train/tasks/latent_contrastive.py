@@ -19,15 +19,15 @@ from frolic.data.scenes import Cast, render
 from frolic.data.told import ToldApart, mistakes
 from frolic.errors import CheckpointError, ConfigError
 from frolic.io import safetensors
-from frolic.io.files import read_json_object, write_json
+from frolic.io.files import read_json_object
 from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
+from frolic.rewards.dual import CONFIG, WEIGHTS, write_dual
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.latent_contrastive import LatentContrastive
-from frolic.train.tasks.component import read_component, weights_mark
+from frolic.train.tasks.component import part_marks, read_component
 from frolic.train.tasks.scenes import Data, Encode, SceneLatents, Scenes, scene_latents, sentence_set, text_encoder
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _AT_ONCE = 50
 
 
@@ -56,9 +56,9 @@ def build(recipe: Recipe) -> Job:
     vae: Any
     _, vae = read_component("sana", "vae", autoencoder / "vae")
     encode = text_encoder("sana", texts, settings.tokens, device)
-    parts = {"autoencoder": weights_mark(autoencoder / "vae"), "text encoder": weights_mark(texts / "text_encoder")}
+    parts = part_marks(autoencoder, texts)
     sizes = data.sizes(vae.config.stride)
-    most = max(sizes, key=lambda size: sizes[size])
+    most = data.commonest(vae.config.stride)
     made = scene_latents(data, sizes, settings.tokens, vae.to(device), encode, parts, device, recipe.trainer.prefetch)
     told = tell_apart(made, data, encode, settings.tokens)
     width, channels = encode([""])[0].shape[2], vae.config.latent_channels
@@ -76,7 +76,7 @@ def build(recipe: Recipe) -> Job:
         learned = modules["dual"]
         assert isinstance(learned, LatentDualEncoder)
         facts = measured(learned.to("cpu"), made, vae.to("cpu"), encode, data.mix, most, settings.held_out)
-        write_latent_dual(learned, folder, {**parts, **facts})
+        write_dual(learned, folder, text=parts["text encoder"], facts={"autoencoder": parts["autoencoder"], **facts})
 
     return Job(
         objective=LatentContrastive(encoder, told.wrongs, settings.noise),
@@ -129,14 +129,6 @@ def measured(
         "picture_to_caption_top1": round(right / len(held.scenes), 4),
         "mistakes_told": round(told / max(asked, 1), 4),
     }
-
-
-def write_latent_dual(encoder: LatentDualEncoder, folder: Path, facts: Mapping[str, Any]) -> None:
-    """``config.json`` and bfloat16 weights into ``folder``, which is there. ``facts`` are what else should be known."""
-    tensors = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in encoder.state_dict().items()}
-    safetensors.save(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    notes = {f"_{name.replace(' ', '_')}": fact for name, fact in facts.items()}
-    write_json(folder / CONFIG, {**encoder.config.to_json(), **notes})
 
 
 def read_latent_dual(folder: Path, autoencoder: str, text: str) -> LatentDualEncoder:

@@ -69,6 +69,11 @@ class Scenes(Section):
             )
         return {size: share / total for size, share in found.items() if share}
 
+    def commonest(self, stride: int) -> tuple[int, int]:
+        """Height and width in pixels that most pictures have. Raises as ``sizes``."""
+        sizes = self.sizes(stride)
+        return max(sizes, key=lambda size: sizes[size])
+
     def kept(self) -> Path:
         """Where latents and text are."""
         return Path(self.cache).expanduser() if self.cache else home() / "latents"

@@ -31,7 +31,7 @@ from frolic.train.objectives.base import Source
 from frolic.train.objectives.consistency import Consistency, ConsistencySettings, Stepped
 from frolic.train.tasks import lora
 from frolic.train.tasks.base import Base, autocast, drawn, open_base, set_aside
-from frolic.train.tasks.component import STORED, Store, load_weights, weights_mark, write_component
+from frolic.train.tasks.component import STORED, Store, load_weights, part_marks, weights_mark, write_component
 from frolic.train.tasks.flow import PREVIEW_PROMPTS
 from frolic.train.tasks.folder import FewCard, complete_few
 from frolic.train.tasks.latent_contrastive import read_latent_dual, tell_apart
@@ -168,12 +168,9 @@ def _of_scenes(pipeline: Pipeline, plan: BuildPlan, data: Scenes, settings: Sett
     tokens, device = plan.defaults.max_tokens, pipeline.device
     sizes = data.sizes(pipeline.vae.config.stride)
     encode = text_encoder(plan.family.name, plan.path, tokens, device)
-    parts = {
-        "autoencoder": weights_mark(plan.path / "vae"),
-        "text encoder": weights_mark(plan.path / "text_encoder"),
-    }
+    parts = part_marks(plan.path, plan.path)
     made = scene_latents(data, sizes, tokens, pipeline.vae.float(), encode, parts, device, prefetch)
-    most = max(sizes, key=lambda size: sizes[size])
+    most = data.commonest(pipeline.vae.config.stride)
     marks = {"training set": made.marks["training set"]}
     lessons = _Lessons(made.source, marks, tokens, settings.previews or PREVIEW_PROMPTS, most)
     if settings.agreement is None:

@@ -46,9 +46,9 @@ from frolic.train.tasks.component import (
     open_loops,
     open_pack,
     pack_mark,
+    part_marks,
     read_component,
     sections,
-    weights_mark,
     write_component,
 )
 from frolic.train.tasks.flow import start_small
@@ -123,8 +123,7 @@ def build(recipe: Recipe) -> Job:
     encode = text_encoder(model.family, texts, settings.tokens, device)
     sprites, concepts = open_pack(data.pack)
     marks = {
-        "autoencoder": weights_mark(autoencoder / "vae"),
-        "text encoder": weights_mark(texts / "text_encoder"),
+        **part_marks(autoencoder, texts),
         "training set": pack_mark(sprites, concepts),
     }
     cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
