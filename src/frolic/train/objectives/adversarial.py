@@ -21,7 +21,7 @@ from frolic.config import Fraction, Positive, Section
 from frolic.models.sana.model import SanaTransformer
 from frolic.sampling.prediction import add_noise, trig_level
 from frolic.sampling.schedules import TRAIN_STEPS
-from frolic.train.objectives.agreement import Agreement
+from frolic.train.objectives.agreement import Agreement, AgreementSettings
 from frolic.train.objectives.base import Batch
 from frolic.train.objectives.consistency import Consistency, ConsistencySettings, drawn_times, full, state_at
 
@@ -119,10 +119,12 @@ class Adversarial(Consistency):
         loss, scalars = super().loss(batch, generator)
         x = self.drawn(batch, generator)
         if self.agreement is not None:
-            if float(torch.rand((), generator=generator)) < self.agreement.settings.second:
+            told = self.agreement.settings
+            assert isinstance(told, AgreementSettings)
+            if float(torch.rand((), generator=generator)) < told.second:
                 x = self.second(x, batch, generator)
             wrong, right = self.agreement.loss(x, batch, generator)
-            loss = loss + self.agreement.settings.weight * wrong
+            loss = loss + told.weight * wrong
             scalars = {**scalars, "disagreement": wrong.detach(), "agreed": right}
         opinion = -self.opinion(x, batch, generator, learn=False).mean()
         return loss + self.adversarial.weight * opinion, {**scalars, "opinion": opinion.detach()}

@@ -1,4 +1,4 @@
-"""What a student is told by a dual encoder of latents: whether its picture shows its caption rather than others.
+"""What a model is told by a dual encoder of latents: whether its picture shows its caption rather than others.
 
 B batch, C/h/w latent channels and sides, D embedding, K captions, M mistaken captions, N other captions.
 """
@@ -18,17 +18,21 @@ from frolic.models.dual.latent import LatentDualEncoder
 from frolic.train.objectives.base import Batch
 
 
-class AgreementSettings(Section):
+class OpinionSettings(Section):
     """``weights``: the folder of a latent dual encoder (``kind: latent-contrastive``), whose opinion has ``weight``.
     Each picture's caption is to be found among ``others``, drawn anew for each pass, and its own mistaken form.
-    ``noise`` is added to what the encoder sees, so that nothing pays that hangs on the last digit. For a share of the
-    passes (``second``) it sees what the student makes of its own picture when that is noised again, as in a second
-    step."""
+    ``noise`` is added to what the encoder sees, so that nothing pays that hangs on the last digit."""
 
     weights: str
     weight: Annotated[float, Field(ge=0)] = 0.1
     others: Positive = 1536
     noise: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
+class AgreementSettings(OpinionSettings):
+    """For a share of the passes (``second``) the encoder sees what the student makes of its own picture when that is
+    noised again, as in a second step."""
+
     second: Fraction = 0.3
 
 
@@ -39,7 +43,7 @@ class Agreement:
     def __init__(
         self,
         encoder: LatentDualEncoder,
-        settings: AgreementSettings,
+        settings: OpinionSettings,
         captions_KD: Tensor,
         mistaken_MD: Tensor,
         meaning_K: Tensor,
@@ -49,7 +53,7 @@ class Agreement:
         self.captions, self.mistaken, self.meaning = captions_KD, mistaken_MD, meaning_K
 
     def loss(self, x_BChw: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The mean cross-entropy of finding the captions of pictures that a student made, and the share it is right
+        """The mean cross-entropy of finding the captions of pictures that a model made, and the share it is right
         in. ``batch`` has ``sentence`` and ``wrong`` as ``frolic.data.told.ToldApart`` gives them."""
         others = torch.randint(len(self.captions), (self.settings.others,), generator=generator)
         sentence, wrong = batch["sentence"].to(self.meaning.device), batch["wrong"].to(self.meaning.device)

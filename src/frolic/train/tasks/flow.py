@@ -18,7 +18,8 @@ from frolic.sampling.noise import sample_noise
 from frolic.sampling.solvers import SAMPLERS
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
-from frolic.train.objectives.flow import Flow, FlowSettings
+from frolic.train.objectives.base import Source
+from frolic.train.objectives.flow import Flow, FlowAgreementSettings, FlowSettings
 from frolic.train.painter import guided
 from frolic.train.tasks.component import (
     STORED,
@@ -29,9 +30,11 @@ from frolic.train.tasks.component import (
     part_marks,
     read_component,
     sections,
+    weights_mark,
     write_component,
 )
 from frolic.train.tasks.folder import Card, complete
+from frolic.train.tasks.latent_contrastive import agreement_on
 from frolic.train.tasks.scenes import Data, Encode, scene_latents, text_encoder
 
 PREVIEW_PROMPTS = (
@@ -42,10 +45,11 @@ PREVIEW_PROMPTS = (
 
 
 class Settings(FlowSettings):
-    """``tokens``: longest caption. ``card``: how the finished model presents itself. ``store``: what the finished
-    weights are kept in."""
+    """``tokens``: longest caption. ``agreement``: who tells it what the pictures show that it foresees. ``card``: how
+    the finished model presents itself. ``store``: what the finished weights are kept in."""
 
     tokens: int = 24
+    agreement: FlowAgreementSettings | None = None
     card: Card
     store: Store = "bfloat16"
 
@@ -68,6 +72,11 @@ def build(recipe: Recipe) -> Job:
     parts = part_marks(autoencoder, texts)
     made = scene_latents(data, sizes, settings.tokens, vae.to(device), encode, parts, device, recipe.trainer.prefetch)
     null_text, null_mask = encode([""])
+    source: Source = made.source
+    marks, agreement = dict(made.marks), None
+    if settings.agreement is not None:
+        source, agreement = agreement_on(made, data, settings.agreement, encode, settings.tokens, device)
+        marks["agreement"] = weights_mark(Path(settings.agreement.weights).expanduser())
 
     def draw(net: nn.Module) -> Tensor:
         height, width = data.commonest(vae_config.stride)
@@ -82,11 +91,11 @@ def build(recipe: Recipe) -> Job:
         complete(folder, model.family, settings.card, settings.shift, settings.tokens, autoencoder, texts)
 
     return Job(
-        objective=Flow(transformer, settings, null_text, null_mask, draw),
-        source=made.source,
+        objective=Flow(transformer, settings, null_text, null_mask, draw, agreement),
+        source=source,
         export=export,
         warm_start=lambda folder: load_weights(spec, config, transformer, folder / "transformer"),
-        inputs=made.marks,
+        inputs=marks,
     )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from frolic.config import Positive, Recipe, Section
 from frolic.data.captioned import HeldOut, meaning
 from frolic.data.scenes import Cast, render
-from frolic.data.told import ToldApart, mistakes
+from frolic.data.told import ToldApart, embedded, mistakes
 from frolic.errors import CheckpointError, ConfigError
 from frolic.io import safetensors
 from frolic.io.files import read_json_object
@@ -24,6 +24,7 @@ from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
 from frolic.rewards.dual import CONFIG, WEIGHTS, write_dual
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
+from frolic.train.objectives.agreement import Agreement, OpinionSettings
 from frolic.train.objectives.latent_contrastive import LatentContrastive
 from frolic.train.tasks.component import part_marks, read_component
 from frolic.train.tasks.scenes import Data, Encode, SceneLatents, Scenes, scene_latents, sentence_set, text_encoder
@@ -93,6 +94,24 @@ def tell_apart(made: SceneLatents, data: Scenes, encode: Encode, tokens: int) ->
     wrongs = sentence_set(data, sentences, encode, made.marks["text encoder"], tokens)
     meanings = torch.tensor([meaning(scene, made.concepts) for scene in made.scenes])
     return ToldApart(made.source, meanings, wrongs, wrong_of)
+
+
+@torch.no_grad()
+def agreement_on(
+    made: SceneLatents, data: Scenes, settings: OpinionSettings, encode: Encode, tokens: int, device: torch.device
+) -> tuple[ToldApart, Agreement]:
+    """The scenes, and what a finished encoder says of pictures of their captions. It computes on ``device``.
+
+    Raises:
+        CheckpointError: it was trained with another autoencoder or text encoder. FileError: it cannot be read.
+    """
+    encoder = read_latent_dual(
+        Path(settings.weights).expanduser(), made.marks["autoencoder"], made.marks["text encoder"]
+    )
+    told = tell_apart(made, data, encode, tokens)
+    captions, mistaken = (embedded(each, tokens, encoder.text) for each in (made.source.captions.texts, told.wrongs))
+    given = (each.to(device) for each in (captions, mistaken, told.meaning_of))
+    return told, Agreement(encoder.to(device), settings, *given)
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from frolic.config import Positive, Recipe, Section
 from frolic.data.folder import mark_of, read_entries
-from frolic.data.told import embedded
 from frolic.errors import ConfigError
 from frolic.models.registry import families
 from frolic.models.sana.model import SanaTransformer
@@ -34,7 +33,7 @@ from frolic.train.tasks.base import Base, autocast, drawn, open_base, set_aside
 from frolic.train.tasks.component import STORED, Store, load_weights, part_marks, weights_mark, write_component
 from frolic.train.tasks.flow import PREVIEW_PROMPTS
 from frolic.train.tasks.folder import FewCard, complete_few
-from frolic.train.tasks.latent_contrastive import read_latent_dual, tell_apart
+from frolic.train.tasks.latent_contrastive import agreement_on
 from frolic.train.tasks.scenes import Scenes, scene_latents, text_encoder
 from frolic.train.tasks.student import student_config, student_of
 
@@ -175,16 +174,9 @@ def _of_scenes(pipeline: Pipeline, plan: BuildPlan, data: Scenes, settings: Sett
     lessons = _Lessons(made.source, marks, tokens, settings.previews or PREVIEW_PROMPTS, most)
     if settings.agreement is None:
         return lessons
-    folder = Path(settings.agreement.weights).expanduser()
-    encoder = read_latent_dual(folder, parts["autoencoder"], parts["text encoder"])
-    told = tell_apart(made, data, encode, tokens)
-    with torch.no_grad():
-        captions, mistaken = (
-            embedded(each, tokens, encoder.text) for each in (made.source.captions.texts, told.wrongs)
-        )
-    given = (each.to(device) for each in (captions, mistaken, told.meaning_of))
-    agreement = Agreement(encoder.to(device), settings.agreement, *given)
-    return replace(lessons, source=told, agreement=agreement, marks={**marks, "agreement": weights_mark(folder)})
+    told, agreement = agreement_on(made, data, settings.agreement, encode, tokens, device)
+    marks["agreement"] = weights_mark(Path(settings.agreement.weights).expanduser())
+    return replace(lessons, source=told, agreement=agreement, marks=marks)
 
 
 def _of_folder(pipeline: Pipeline, data: Data, settings: Settings) -> _Lessons:
