@@ -26,7 +26,8 @@ const said = what => fetch("/said", {method: "POST", body: JSON.stringify({what,
   error: video.error && video.error.message})});
 video.onerror = () => said("error");
 video.onended = () => said("ended");
-video.onloadedmetadata = () => video.play().catch(error => said(String(error)));
+// A clip can be over before the promise of its playing is kept, which then is broken by its end: "ended" is said too.
+video.onloadedmetadata = () => video.play().catch(error => video.ended || said(String(error)));
 video.src = "/film.mp4";
 </script>"""
 
