@@ -1,4 +1,4 @@
-"""A dual encoder of latents, and a student of few steps that is told by it."""
+"""A dual encoder of latents, and models that are told by it: a student of few steps, and a whole one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
 from frolic.train.jobs import built_in
 from frolic.train.objectives.agreement import Agreement, AgreementSettings
 from frolic.train.objectives.contrastive import contrast
+from frolic.train.objectives.flow import Flow, FlowAgreementSettings, FlowSettings
 from frolic.train.state import load_checkpoint
 from frolic.train.tasks.component import weights_mark
 from frolic.train.tasks.latent_contrastive import read_latent_dual
@@ -27,6 +28,15 @@ from tiny import write_tiny_folder
 JOBS = built_in()
 SHAPES = "shapes={256x256: 0, 320x192: 0, 192x320: 0, 32x32: 2, 48x32: 1}"
 SMALL = LatentDualConfig(channels=4, widths=(8, 16), text_width=16, text_heads=2, heads=2, embedding=8, tokens=12)
+
+WHOLE = [
+    f"model.config.{name}={value}"
+    for name, value in {
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8,
+        "num_cross_attention_heads": 2, "cross_attention_head_dim": 8, "cross_attention_dim": 16, "num_layers": 2,
+        "caption_channels": 16,
+    }.items()
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +220,93 @@ def test_the_recipe_that_comes_after_the_other_two(tmp_path: Path, base: Path, p
     second = student(tmp_path / "second", base, pack, tmp_path / "cache", *given, recipe="starter/sprint-agreement")
     assert second.step == 4 and (second.export / "transformer" / "config.json").is_file()
     assert "agreed" in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()[0]
+
+
+class Foresees(torch.nn.Module):
+    """A network whose foreseen clean picture is ``own`` whatever it is given."""
+
+    def __init__(self, own: torch.Tensor) -> None:
+        super().__init__()
+        self.own = torch.nn.Parameter(own)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return (x - self.own) / (t / 1000)[:, None, None, None]
+
+
+def test_a_flow_model_is_told_of_noisy_captioned_samples_what_it_foresees() -> None:
+    torch.manual_seed(0)
+    count = 64
+    captions, forms = (torch.nn.functional.normalize(torch.randn(n, 8), dim=1) for n in (20, 5))
+    settings = FlowAgreementSettings(weights="x", others=6, noise=0.0, weight=0.25, least=0.6)
+    agreement = Agreement(LatentDualEncoder(SMALL), settings, captions, forms, torch.arange(20))
+    batch = {
+        "latents": torch.randn(count, 4, 8, 8), "text": torch.ones(count, 3, 2),
+        "mask": torch.ones(count, 3, dtype=torch.bool),
+        "sentence": torch.randint(20, (count,)), "wrong": torch.randint(-1, 5, (count,)),
+    }  # fmt: skip
+    null = torch.zeros(1, 3, 2), torch.ones(1, 3, dtype=torch.bool)
+    own = torch.randn(count, 4, 8, 8)
+
+    def told(agreement: Agreement | None) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Generator]:
+        generator = torch.Generator().manual_seed(1)
+        flow = Flow(Foresees(own), FlowSettings(dropout=0.5), *null, agreement=agreement)
+        return *flow.loss(batch, generator), generator
+
+    plain, silent, generator = told(None)
+    heard, scalars, _ = told(agreement)
+    assert scalars.keys() - silent.keys() == {"disagreement", "agreed"}
+    # The same draws again, to know which samples count: noise, times, dropped captions.
+    again = torch.Generator().manual_seed(1)
+    torch.randn(batch["latents"].shape, generator=again)
+    sigma = Flow(torch.nn.Identity(), FlowSettings(), *null).times(count, again)
+    asked = (torch.rand(count, generator=again) >= 0.5) & (sigma > 0.6)
+    assert 5 < int(asked.sum()) < count - 5
+    some = {name: batch[name][asked] for name in ("sentence", "wrong")}
+    expected, right = agreement.loss(own[asked], some, generator)
+    assert float((heard - plain).detach()) == pytest.approx(0.25 * float(expected) * int(asked.sum()) / count, rel=1e-3)
+    assert float(scalars["agreed"]) == pytest.approx(float(right))
+
+
+def test_nobody_asks_where_no_sample_is_noisy_enough() -> None:
+    settings = FlowAgreementSettings(weights="x", least=1.0)
+    agreement = Agreement(LatentDualEncoder(SMALL), settings, *(torch.zeros(2, 8),) * 2, torch.arange(2))
+    batch = {"latents": torch.zeros(2, 4, 8, 8), "text": torch.ones(2, 3, 2), "mask": torch.ones(2, 3)}
+    flow = Flow(
+        Foresees(torch.zeros(2, 4, 8, 8)), FlowSettings(), torch.zeros(1, 3, 2), torch.ones(1, 3), None, agreement
+    )
+    loss, scalars = flow.loss(batch, torch.Generator().manual_seed(0))
+    assert float(loss) < 1e-8 and "agreed" not in scalars
+
+
+def whole(folder: Path, base: Path, pack: Path, cache: Path, *changes: str, until: int | None = None) -> Any:
+    """A run of ``starter/image-agreement``, tiny."""
+    tiny = [
+        f"vars.autoencoder={base}", f"vars.text={base}", f"data.pack={pack}", f"data.cache={cache}", "data.pictures=12",
+        f"data.{SHAPES}", *WHOLE, "job.tokens=12", "job.card.height=32", "job.card.width=32", "job.agreement.others=8",
+        "trainer.steps=4", "trainer.batch_size=6", "schedule.warmup=1", f"output.folder={folder}", "trainer.device=cpu",
+        "trainer.log_every=1", "trainer.init_from=null",
+    ]  # fmt: skip
+    read = load_recipe("starter/image-agreement", [*tiny, *changes], "ci", jobs=JOBS)
+    return Trainer(read, JOBS.build(read)).run(until=until)
+
+
+def test_a_whole_model_that_is_told_and_one_that_was_stopped_go_the_same_way(
+    tmp_path: Path, base: Path, pack: Path, encoder: Path
+) -> None:
+    given = (base, pack, tmp_path / "cache", f"vars.encoder={encoder}")
+    straight = whole(tmp_path / "straight", *given)
+    whole(tmp_path / "parts", *given, until=2)
+    parts = whole(tmp_path / "parts", *given)
+    a, b = (load_checkpoint(run.checkpoint).tensors["transformer"] for run in (straight, parts))
+    assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    lines = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
+    assert any("agreed" in line for line in lines)
+    alone = whole(tmp_path / "alone", base, pack, tmp_path / "cache", "job.agreement=null")
+    c = load_checkpoint(alone.checkpoint).tensors["transformer"]
+    assert not all(torch.equal(tensor, c[name]) for name, tensor in a.items())
+    # What told it is part of the run, and what follows from it begins with its weights.
+    other = train(tmp_path / "other", base, pack, tmp_path / "cache", "trainer.seed=1").export
+    with pytest.raises(ConfigError, match="another agreement"):
+        whole(tmp_path / "straight", *given[:3], f"vars.encoder={other}", "trainer.steps=5")
+    begin = [f"vars.begin={straight.export}", "trainer.init_from=${begin}"]
+    assert whole(tmp_path / "more", *given, *begin, until=1).step == 1
