@@ -14,16 +14,21 @@ from frolic.config import load_recipe
 from frolic.errors import CheckpointError, ConfigError
 from frolic.io.safetensors import load
 from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
+from frolic.rewards.looks import Bright
+from frolic.sampling.solvers import SAMPLERS
 from frolic.train.jobs import built_in
-from frolic.train.objectives.agreement import Agreement, AgreementSettings
+from frolic.train.objectives.agreement import Agreement, AgreementSettings, OpinionSettings
 from frolic.train.objectives.contrastive import contrast
 from frolic.train.objectives.flow import Flow, FlowAgreementSettings, FlowSettings
+from frolic.train.objectives.reward import Goal, RewardGradient
+from frolic.train.objectives.steps import StepChoice, StepSettings
 from frolic.train.state import load_checkpoint
 from frolic.train.tasks.component import weights_mark
 from frolic.train.tasks.latent_contrastive import read_latent_dual
 from frolic.train.trainer import Trainer
 from small_pack import write_small_pack
 from tiny import write_tiny_folder
+from tiny_wan import write_tiny_wan
 
 JOBS = built_in()
 SHAPES = "shapes={256x256: 0, 320x192: 0, 192x320: 0, 32x32: 2, 48x32: 1}"
@@ -275,7 +280,7 @@ def test_nobody_asks_where_no_sample_is_noisy_enough() -> None:
         Foresees(torch.zeros(2, 4, 8, 8)), FlowSettings(), torch.zeros(1, 3, 2), torch.ones(1, 3), None, agreement
     )
     loss, scalars = flow.loss(batch, torch.Generator().manual_seed(0))
-    assert float(loss) < 1e-8 and "agreed" not in scalars
+    assert float(loss.detach()) < 1e-8 and "agreed" not in scalars
 
 
 def whole(folder: Path, base: Path, pack: Path, cache: Path, *changes: str, until: int | None = None) -> Any:
@@ -310,3 +315,56 @@ def test_a_whole_model_that_is_told_and_one_that_was_stopped_go_the_same_way(
         whole(tmp_path / "straight", *given[:3], f"vars.encoder={other}", "trainer.steps=5")
     begin = [f"vars.begin={straight.export}", "trainer.init_from=${begin}"]
     assert whole(tmp_path / "more", *given, *begin, until=1).step == 1
+
+
+def rewarded(folder: Path, base: Path, *changes: str) -> Any:
+    """A run of ``starter/reward``, tiny."""
+    prompts = folder.parent / "prompts.txt"
+    prompts.write_text("".join(f"a {word} bird\n" for word in ("blue", "red", "green", "old", "big")))
+    tiny = [
+        f"vars.model={base}", f"data.prompts={prompts}", f"output.folder={folder}", "data.height=32", "data.width=32",
+        "data.held_out=2", "trainer.steps=3", "trainer.device=cpu", "trainer.batch_size=2", "job.rank=2", "job.alpha=2",
+        "job.steps=3", "job.check_steps=2", "job.check_every=3", "schedule.warmup=0", "job.sweep=[1.0]",
+        "job.held_out=[contrast]", "job.floor=1000", "trainer.precision=fp32", "trainer.log_every=1",
+    ]  # fmt: skip
+    read = load_recipe("starter/reward", [*tiny, *changes], "ci", jobs=JOBS)
+    return Trainer(read, JOBS.build(read)).run()
+
+
+def test_an_adapter_is_told_beside_its_rewards(tmp_path: Path, base: Path, encoder: Path) -> None:
+    told = f"job.agreement={{weights: {encoder}, others: 4, weight: 3}}"
+    outcome = rewarded(tmp_path / "run", base, told)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= line["agreed"] <= 1 for line in lines if "agreed" in line) and any(
+        "agreed" in line for line in lines
+    )
+    alone = rewarded(tmp_path / "alone", base)
+    a, b = (load_checkpoint(run.checkpoint).tensors["transformer"] for run in (outcome, alone))
+    assert not all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    with pytest.raises(ConfigError, match="train with method: gradient"):
+        rewarded(tmp_path / "nft", base, told, "job.method=nft")
+    with pytest.raises(ConfigError, match=r"is of pictures, and .* makes clips"):
+        rewarded(tmp_path / "clips", write_tiny_wan(tmp_path / "wan", "t2v-two"), told)
+
+
+def test_the_gradient_of_an_agreement_is_added_to_that_of_the_rewards() -> None:
+    torch.manual_seed(0)
+    captions = torch.nn.functional.normalize(torch.randn(3, 8), dim=1)
+    settings = OpinionSettings(weights="x", others=6, noise=0.0, weight=0.5)
+    agreement = Agreement(LatentDualEncoder(SMALL), settings, captions, captions[:1], torch.arange(3))
+
+    class Decoder:
+        sampler, sigmas = SAMPLERS["euler"], torch.tensor([1.0, 0.5, 0.0])
+
+        def decode(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            return latents[:, None, :3].sigmoid()
+
+    choice = StepChoice.of(StepSettings(), [range(2)])
+    given: Any = ({}, Decoder(), [Goal(Bright(), 1.0, 1.0)], choice, ["a", "b", "c"], (4, 8, 8))
+    batch = {"prompt": torch.tensor([2, 0]), "sentence": torch.tensor([2, 0]), "wrong": torch.tensor([-1, 0])}
+    z = torch.randn(2, 4, 8, 8).requires_grad_()
+    plain, _ = RewardGradient(*given).gradient(z, batch, torch.Generator().manual_seed(1))
+    both, scalars = RewardGradient(*given, agreement=agreement).gradient(z, batch, torch.Generator().manual_seed(1))
+    loss, right = agreement.loss(z, batch, torch.Generator().manual_seed(1))
+    (expected,) = torch.autograd.grad(0.5 * loss, z)
+    assert torch.allclose(both - plain, expected, atol=1e-7) and float(scalars["agreed"]) == float(right)

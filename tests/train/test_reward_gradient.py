@@ -261,7 +261,7 @@ def test_what_cannot_be_scored_is_left_out_and_counted(rows: int) -> None:
     choice = StepChoice.of(StepSettings(choose="last"), [range(4)])
     objective = RewardGradient({}, painter, [Goal(Broken(rows), 1.0, 1.0)], choice, ["a", "b"], SHAPE)
     latents = torch.randn(2, *SHAPE).double()
-    gradient, scalars = objective.gradient(latents, ["a", "b"], torch.Generator())
+    gradient, scalars = objective.gradient(latents, {"prompt": torch.arange(2)}, torch.Generator())
     assert float(scalars["unscored"]) == rows
     if rows == 1:
         assert float(gradient[0].abs().sum()) == 0 and float(gradient[1].abs().sum()) > 0

@@ -1,6 +1,6 @@
 """Latents of scenes and their captions, with what it takes to tell right captions from wrong ones.
 
-V pictures, K sentences, M mistaken sentences, B batch, S tokens, E text width.
+V pictures, K sentences, N prompts, M mistaken sentences, B batch, S tokens, E text width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from frolic.data.cached import CaptionedLatents, TextSet
 from frolic.data.mistaken import mistaken
+from frolic.data.prompts import Prompts
 
 _EACH = 2  # mistaken forms of a sentence
 
@@ -36,7 +37,7 @@ class ToldApart:
         bucket, row, caption = self.source.pick(size, generator)
         picture = bucket.first + row
         sentence = self.source.captions.places(picture, caption)
-        wrong = self.wrong_of[sentence, torch.randint(_EACH, (size,), generator=generator)]
+        wrong = _one_form(self.wrong_of, sentence, generator)
         told = {"sentence": sentence, "wrong": wrong, "meaning": self.meanings[picture]}
         return {**self.source.shown(bucket, row, caption), **told}
 
@@ -47,6 +48,25 @@ class ToldApart:
         found = torch.zeros(len(captions.texts.length), dtype=self.meanings.dtype)
         found[captions.order] = self.meanings.repeat_interleave(captions.count)
         return found
+
+
+@dataclass(frozen=True)
+class ToldPrompts:
+    """Batches of ``source``, and what ``ToldApart`` says of each sample: ``sentence`` [B], which is its number among
+    the prompts, and ``wrong`` [B], by ``wrong_of`` [N, 2]."""
+
+    source: Prompts
+    wrong_of: Tensor
+
+    def batch(self, step: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        found = self.source.batch(step, size, generator)
+        wrong = _one_form(self.wrong_of, found["prompt"], generator)
+        return {**found, "sentence": found["prompt"], "wrong": wrong}
+
+
+def _one_form(wrong_of: Tensor, sentence: Tensor, generator: torch.Generator) -> Tensor:
+    """[B]: one of the mistaken forms of each, -1 where it has none."""
+    return wrong_of[sentence, torch.randint(_EACH, (len(sentence),), generator=generator)]
 
 
 def mistakes(sentences: Sequence[str]) -> tuple[list[str], Tensor]:

@@ -6,6 +6,7 @@ B batch, C/h/w latent channels and sides, D embedding, K captions, M mistaken ca
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -15,7 +16,6 @@ from torch.nn import functional as F
 
 from frolic.config import Fraction, Positive, Section
 from frolic.models.dual.latent import LatentDualEncoder
-from frolic.train.objectives.base import Batch
 
 
 class OpinionSettings(Section):
@@ -52,7 +52,7 @@ class Agreement:
         self.settings = settings
         self.captions, self.mistaken, self.meaning = captions_KD, mistaken_MD, meaning_K
 
-    def loss(self, x_BChw: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def loss(self, x_BChw: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy of finding the captions of pictures that a model made, and the share it is right
         in. ``batch`` has ``sentence`` and ``wrong`` as ``frolic.data.told.ToldApart`` gives them."""
         others = torch.randint(len(self.captions), (self.settings.others,), generator=generator)

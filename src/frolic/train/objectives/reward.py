@@ -31,6 +31,7 @@ from frolic.rewards import Reward
 from frolic.sampling.influence import influence
 from frolic.sampling.prediction import add_noise, per_sample, velocity_of
 from frolic.sampling.solvers import Sampler
+from frolic.train.objectives.agreement import Agreement
 from frolic.train.objectives.steps import StepChoice
 from frolic.types import Denoise
 
@@ -70,7 +71,8 @@ class RewardGradient:
     divergence of a flow model is such a distance, weighted).
 
     ``disturb`` shows the rewards a slightly other picture than was drawn: ``(frames, generator) -> frames``.
-    ``renoised``: SRPO's estimate in place of the drawing's own gradient.
+    ``renoised``: SRPO's estimate in place of the drawing's own gradient. ``agreement``: beside the rewards, whether the
+    latents show their prompt rather than the others; unlike a reward's, its pull ends where they do.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class RewardGradient:
         anchor: float = 0.0,
         disturb: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         renoised: bool = False,
+        agreement: Agreement | None = None,
     ) -> None:
         assert goals
+        self.agreement = agreement
         self._modules = dict(modules)
         self.painter = painter
         self.goals = goals
@@ -104,16 +108,16 @@ class RewardGradient:
         return None  # held-out prompts are drawn where they are scored
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """``prompt`` [B], numbers of ``prompts``; ``text`` [B, S, E] and ``mask`` [B, S], what they read as."""
+        """``prompt`` [B], numbers of ``prompts``; ``text`` [B, S, E] and ``mask`` [B, S], what they read as; for an
+        agreement also what that asks of a batch."""
         text, mask = batch["text"], batch["mask"]
-        prompts = [self.prompts[number] for number in batch["prompt"].tolist()]
-        noise = torch.randn(len(prompts), *self.shape, generator=generator).to(text.device)
+        noise = torch.randn(len(text), *self.shape, generator=generator).to(text.device)
         chosen = self.choice.pick(generator)
         with torch.no_grad():
             latents, kept = rollout(self.painter, noise, text, mask, chosen, generator)
         if self.renoised:
-            return self.again(latents, text, mask, prompts, chosen, generator)
-        gradient, scalars = self.gradient(latents, prompts, generator)
+            return self.again(latents, batch, chosen, generator)
+        gradient, scalars = self.gradient(latents, batch, generator)
         denoise = self.painter.denoiser(text, mask)
         total = latents.new_zeros(())
         # Each of the chosen steps stands for as many as there are of it.
@@ -137,15 +141,14 @@ class RewardGradient:
     def again(
         self,
         latents: Tensor,
-        text: Tensor,
-        mask: Tensor,
-        prompts: Sequence[str],
+        batch: Mapping[str, Tensor],
         chosen: Sequence[int],
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """SRPO's loss of what was drawn, at the noise levels of the ``chosen`` steps. From ``x`` at the level ``s`` the
         step of the model, of length ``d``, leads to ``x - d v``, and the known noise from there to the estimate
         ``(x - d v - (s - d) noise) / (1 - s + d)``, which is what was drawn if the model is right."""
+        text, mask = batch["text"], batch["mask"]
         denoise = self.painter.denoiser(text, mask)
         total, drift, found = latents.new_zeros(()), latents.new_zeros(()), []
         for step in chosen:
@@ -155,7 +158,7 @@ class RewardGradient:
             velocity = velocity_of(denoise, x, sigma)
             moves = (sigma - after) / (1 - after)
             estimate = (x - after * noise) / (1 - after) - moves * velocity.detach()
-            gradient, scalars = self.gradient(estimate, prompts, generator)
+            gradient, scalars = self.gradient(estimate, batch, generator)
             found.append(scalars)
             total = total - (velocity * (moves * gradient)).sum() / len(chosen)
             if self.anchor:
@@ -164,11 +167,12 @@ class RewardGradient:
         return total + self.anchor * drift, {**means, "drift": drift.detach()}
 
     def gradient(
-        self, latents: Tensor, prompts: Sequence[str], generator: torch.Generator
+        self, latents: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss's gradient by the final latents. A sample that a reward cannot score gives none, and is counted; if
         none can be scored, the gradient is not finite, and the trainer skips the update."""
         z = latents.detach().requires_grad_()
+        prompts = [self.prompts[number] for number in batch["prompt"].tolist()]
         with torch.enable_grad():
             frames = self.painter.decode(z, generator)
             if self.disturb is not None:
@@ -180,9 +184,13 @@ class RewardGradient:
                 total = total + goal.weight / goal.deviation * score
                 scalars[f"reward_{goal.reward.name}"] = score.detach()
             sound = torch.isfinite(total.detach())
-            (gradient,) = torch.autograd.grad(-total.sum(), z)
+            loss, heard = -total.sum(), {}
+            if self.agreement is not None:
+                wrong, heard["agreed"] = self.agreement.loss(z, batch, generator)
+                loss = loss + self.agreement.settings.weight * len(z) * wrong
+            (gradient,) = torch.autograd.grad(loss, z)
         count = int(sound.sum())
-        scalars = {name: score[sound].mean() for name, score in scalars.items()}
+        scalars = {**{name: score[sound].mean() for name, score in scalars.items()}, **heard}
         scalars["unscored"] = torch.tensor(float(len(z) - count))
         if not count:
             return torch.full_like(gradient, torch.nan), scalars

@@ -5,18 +5,20 @@ N pictures, C/h/w latent channels and sides, S tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from frolic.config import Positive, Recipe, Section
+from frolic.data.cached import TextSet
 from frolic.data.captioned import HeldOut, meaning
+from frolic.data.prompts import Prompts
 from frolic.data.scenes import Cast, render
-from frolic.data.told import ToldApart, embedded, mistakes
+from frolic.data.told import ToldApart, ToldPrompts, embedded, mistakes
 from frolic.errors import CheckpointError, ConfigError
 from frolic.io import safetensors
 from frolic.io.files import read_json_object
@@ -96,22 +98,51 @@ def tell_apart(made: SceneLatents, data: Scenes, encode: Encode, tokens: int) ->
     return ToldApart(made.source, meanings, wrongs, wrong_of)
 
 
-@torch.no_grad()
 def agreement_on(
     made: SceneLatents, data: Scenes, settings: OpinionSettings, encode: Encode, tokens: int, device: torch.device
 ) -> tuple[ToldApart, Agreement]:
     """The scenes, and what a finished encoder says of pictures of their captions. It computes on ``device``.
 
     Raises:
-        CheckpointError: it was trained with another autoencoder or text encoder. FileError: it cannot be read.
+        As ``read_latent_dual``.
     """
-    encoder = read_latent_dual(
-        Path(settings.weights).expanduser(), made.marks["autoencoder"], made.marks["text encoder"]
-    )
+    encoder = _reader(settings, made.marks)
     told = tell_apart(made, data, encode, tokens)
-    captions, mistaken = (embedded(each, tokens, encoder.text) for each in (made.source.captions.texts, told.wrongs))
-    given = (each.to(device) for each in (captions, mistaken, told.meaning_of))
-    return told, Agreement(encoder.to(device), settings, *given)
+    return told, _agreement(encoder, settings, made.source.captions.texts, told.wrongs, told.meaning_of, device)
+
+
+def agreement_on_prompts(
+    source: Prompts,
+    settings: OpinionSettings,
+    encode: Callable[[list[str]], TextSet],
+    parts: Mapping[str, str],
+    device: torch.device,
+) -> tuple[ToldPrompts, Agreement]:
+    """As ``agreement_on``, of prompts alone, each of which means something else. ``parts`` are the marks of what the
+    latents and texts are of."""
+    encoder = _reader(settings, parts)
+    sentences, wrong_of = mistakes(source.prompts)
+    prompts, wrongs = (encode(list(texts)) for texts in (source.prompts, sentences))
+    meaning = torch.arange(len(source.prompts))
+    return ToldPrompts(source, wrong_of), _agreement(encoder, settings, prompts, wrongs, meaning, device)
+
+
+def _reader(settings: OpinionSettings, parts: Mapping[str, str]) -> LatentDualEncoder:
+    return read_latent_dual(Path(settings.weights).expanduser(), parts["autoencoder"], parts["text encoder"])
+
+
+@torch.no_grad()
+def _agreement(
+    encoder: LatentDualEncoder,
+    settings: OpinionSettings,
+    captions: TextSet,
+    wrongs: TextSet,
+    meaning: Tensor,
+    device: torch.device,
+) -> Agreement:
+    tokens = encoder.config.tokens
+    given = (embedded(captions, tokens, encoder.text), embedded(wrongs, tokens, encoder.text), meaning)
+    return Agreement(encoder.to(device), settings, *(each.to(device) for each in given))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from frolic.config import Positive, Recipe, Section
@@ -35,11 +35,15 @@ from frolic.train.device import in_bfloat16, resolve_device
 from frolic.train.held_out import HeldOut
 from frolic.train.jobs import Job, JobKind
 from frolic.train.memory_plan import MemoryPlan
+from frolic.train.objectives.agreement import OpinionSettings
+from frolic.train.objectives.base import Source
 from frolic.train.objectives.nft import NFT, NFTSettings
 from frolic.train.objectives.reward import Goal, RewardGradient
 from frolic.train.objectives.steps import StepChoice, StepSettings
 from frolic.train.painter import ModelPainter
 from frolic.train.tasks.base import Base, encode_texts, linears, open_base, set_aside
+from frolic.train.tasks.component import part_marks, weights_mark
+from frolic.train.tasks.latent_contrastive import agreement_on_prompts
 from frolic.train.tasks.reward_export import About, Exporting
 
 PARTS = {"transformer": HIGH, "transformer_2": LOW}
@@ -67,17 +71,19 @@ class GradientSettings(Section):
 class Settings(Section):
     """``rewards``: what is trained for, each as ``NAME[=WEIGHTS][:WEIGHT]``; ``held_out`` what is only watched, as
     ``NAME[=WEIGHTS]``. ``method``: ``gradient`` (``frolic.train.objectives.reward``) or ``nft``, for rewards without
-    gradients (``frolic.train.objectives.nft``), each with a section of its own settings. ``steps``, ``sampler``,
-    ``guidance_scale`` and ``guidance_scale_2`` of the rollout are the model's own where they are not set. ``train``: of
-    two experts, which. ``anchor`` keeps the model near what it was. ``check_every`` updates the held-out prompts are
-    drawn, with ``check_steps`` steps (the model's own if not set), and the run ends when a held-out reward lies
-    ``floor`` deviations below the plain model's in ``patience`` checks. ``rank``, ``alpha``, ``targets`` and
-    ``recompute`` as in ``kind: lora``."""
+    gradients (``frolic.train.objectives.nft``), each with a section of its own settings. With the gradient,
+    ``agreement`` says beside the rewards what pictures show. ``steps``, ``sampler``, ``guidance_scale`` and
+    ``guidance_scale_2`` of the rollout are the model's own where they are not set. ``train``: of two experts, which.
+    ``anchor`` keeps the model near what it was. ``check_every`` updates the held-out prompts are drawn, with
+    ``check_steps`` steps (the model's own if not set), and the run ends when a held-out reward lies ``floor``
+    deviations below the plain model's in ``patience`` checks. ``rank``, ``alpha``, ``targets`` and ``recompute`` as in
+    ``kind: lora``."""
 
     rewards: Annotated[list[str], Field(min_length=1)]
     held_out: list[str] = []
     method: Literal["gradient", "nft"] = "gradient"
     gradient: GradientSettings = GradientSettings()
+    agreement: OpinionSettings | None = None
     nft: NFTSettings = NFTSettings()
     steps: Positive | None = None
     sampler: str | None = None
@@ -101,6 +107,12 @@ class Settings(Section):
         if name is not None and name not in SAMPLERS:
             raise ValueError(f"there is no sampler {name!r}{nearest(name, SAMPLERS)}")
         return name
+
+    @model_validator(mode="after")
+    def _agreement_by_gradient(self) -> Settings:
+        if self.agreement is not None and self.method != "gradient":
+            raise ValueError("agreement is a gradient by the latents; take it out, or train with method: gradient")
+        return self
 
 
 class Data(Section):
@@ -128,7 +140,7 @@ def build(recipe: Recipe) -> Job:
     weights = {reward.name: weight for reward, weight in trained}
     # On a device with memory of its own, parts come when they are needed and leave: texts first, then one expert.
     spare: Literal["full", "low"] = "full" if device.type == "cpu" else "low"
-    _, pipeline = open_base(model, device, recipe.trainer.precision, memory=spare)
+    plan, pipeline = open_base(model, device, recipe.trainer.precision, memory=spare)
     _check_sampler(settings, pipeline.defaults, model.base)
     wanted = list(dict.fromkeys([*prompts, *held]))
     words = TextSet(**encode_texts(pipeline, wanted))
@@ -138,7 +150,16 @@ def build(recipe: Recipe) -> Job:
     factors, learning, goal = _factors(pipeline, nets, settings, model.base, recipe.trainer.seed)
     read_null = (null.embeds.float(), null.mask)
     painter = _painter(pipeline, nets, learning, read_null, settings, data, rewards, set(weights))
-    source = Prompts(prompts, words, {text: row for row, text in enumerate(wanted)})
+    known = Prompts(prompts, words, {text: row for row, text in enumerate(wanted)})
+    source: Source = known
+    agreement = None
+    if settings.agreement is not None:
+        if pipeline.makes_clips:
+            raise ConfigError(f"job.agreement is of pictures, and {model.base} makes clips; leave it out.")
+        parts = part_marks(plan.path, plan.path)
+        source, agreement = agreement_on_prompts(
+            known, settings.agreement, lambda texts: TextSet(**encode_texts(pipeline, texts)), parts, device
+        )
     check_sigmas = painter.schedule.sigmas(settings.check_steps or pipeline.defaults.steps, pipeline.defaults.shift)
     half = in_bfloat16(recipe.trainer.precision, device)
 
@@ -149,7 +170,7 @@ def build(recipe: Recipe) -> Job:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half), painter.reading(read):
             for first in range(0, len(held), 4):
                 rows = range(first, min(first + 4, len(held)))
-                states, mask = (each.to(device) for each in source.texts([held[row] for row in rows]))
+                states, mask = (each.to(device) for each in known.texts([held[row] for row in rows]))
                 parts.append(painter.draw(states, mask, rows, check_sigmas).float())
         return torch.cat(parts)
 
@@ -174,12 +195,15 @@ def build(recipe: Recipe) -> Job:
         objective = RewardGradient(
             factors, painter, goals, choice, prompts, painter.shape, settings.anchor,
             disturb if settings.gradient.disturb else None, settings.gradient.estimate == "renoised",
+            agreement,
         )  # fmt: skip
     marks = {
         "model": pipeline.card.hash,
         "prompts": Prompts.mark([*prompts, *held]),
         **{f"reward {reward.name} {key}": mark for reward in rewards for key, mark in reward.marks.items()},
     }
+    if settings.agreement is not None:
+        marks["agreement"] = weights_mark(Path(settings.agreement.weights).expanduser())
     exporting = Exporting(
         held_out, draw, goal, {name: PARTS[name] for name in factors}, len(nets) > 1, settings.sweep,
         About(
@@ -359,6 +383,7 @@ def _facts(settings: Settings, painter: ModelPainter, weights: Mapping[str, floa
         "steps": len(painter.sigmas) - 1,
         "timesteps": [float(t) for t in painter.schedule.timesteps(painter.sigmas[:-1])],
         "anchor": settings.anchor,
+        **({"agreement": settings.agreement.weight} if settings.agreement else {}),
         "trained": settings.train,
     }
 

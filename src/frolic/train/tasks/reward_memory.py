@@ -44,6 +44,8 @@ def reward_memory(recipe: Recipe) -> MemoryPlan:
     samples = max(1, recipe.trainer.batch_size // recipe.trainer.accumulation)
     trained = [name for name in PARTS if name in plan.parts and settings.train in ("both", PARTS[name])]
     rewards = sum(_weights(spelled.spec.options) for spelled in parse_rewards([*settings.rewards, *settings.held_out]))
+    if settings.agreement is not None:
+        rewards += _weights({"weights": settings.agreement.weights})
     adapters = len(trained) * _adapter(net, settings) * _COPIES * 4
     always = {"autoencoder": vae.bytes, "rewards": rewards, "adapters": adapters}
     seen = count if settings.gradient.window.latents is None else min(settings.gradient.window.latents, count)
