@@ -109,6 +109,32 @@ def test_it_draws_where_no_model_is_named(command: Any) -> None:
     assert ran.code == 0 and "starter-sprint" not in ran.out
 
 
+def test_what_the_quick_one_drew_is_drawn_again_by_the_one_that_can(command: Any) -> None:
+    """As in the README: drawn by the quick one, then ``--from`` it with more steps."""
+    assert command("a red panda", "-o", "x.png", "-s", "7", "--quiet").code == 0
+    for options, name, steps, scale in (
+        (("-N", "2"), "starter-sprint", 2, 4.0),
+        (("--steps", "1"), "starter-sprint", 1, 4.0),
+        (("--steps", "5"), "starter", 5, 4.0),
+        (("-n", "blue", "--cfg", "3"), "starter", 20, 3.0),
+        (("--lora", "vivid:0.6", "--steps", "3"), "starter", 3, 4.0),
+        (("-m", "starter", "--steps", "3"), "starter", 3, 4.0),
+    ):
+        ran = command("--from", "x.png", "-o", "y.png", "--force", "--quiet", *options)
+        assert ran.code == 0, ran.err
+        record = read_record(Path("y-1.png" if "-N" in options else "y.png"))
+        drawn = record["request"]
+        assert (record["model"]["name"], drawn["steps"], drawn["guidance_scale"]) == (name, steps, scale)
+        assert drawn["seed"] == 7 and (drawn["sampler"] == "scm") is (name == "starter-sprint")
+    # And the other way round: nothing of how the whole one draws is meant for the quick one.
+    ran = command("--from", "y.png", "-m", "starter-sprint", "-o", "z.png", "--quiet")
+    assert ran.code == 0, ran.err
+    drawn = read_record(Path("z.png"))["request"]
+    assert (drawn["steps"], drawn["sampler"], drawn["seed"]) == (2, "scm", 7)
+    ran = command("--from", "x.png", "--steps", "5", "--dry-run", "--json")
+    assert ran.code == 0 and "starter-sprint" not in ran.out, ran.err
+
+
 def test_the_command_compares_and_says_what_is_not_one(command: Any) -> None:
     out = Path("few.json")
     files = ["--out", str(out), "--sheet", "s.webp"]

@@ -55,6 +55,10 @@ def test_a_video_is_an_mp4_that_can_be_made_again(command: Command, models: Path
     )
     assert np.array_equal(read_frames(Path("again.webp")), read_frames(Path("b.webp")))
     assert json.loads(command("info", path, "--json").out)["request"] == request
+    # Changing the guidance of one expert changes both, as in a new request.
+    assert command("--from", path, "-m", model, "--cfg", 8, "-o", "c.webp").code == 0
+    changed = read_record(Path("c.webp"))["request"]
+    assert changed["guidance_scale"] == changed["guidance_scale_2"] == 8.0
 
 
 @pytest.mark.parametrize("name", ["clip.webp", "clip.gif", "frames/%04d.png"])

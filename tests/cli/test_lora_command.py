@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dialects import save
+from frolic.adapters.shelf import named
 from frolic.errors import RequestError
 from frolic.io.media import read_record
 from frolic.io.safetensors import read_header
@@ -247,3 +248,35 @@ def test_a_published_model_s_names_need_no_download(command: Command) -> None:
     assert ran.code == 0, ran.err
     ran = command("lora", "convert", "big.safetensors", "other.safetensors", "-m", "starter")
     assert (ran.code == 3 and "needs" in ran.err) or "is for a layer of 6720x2240" in ran.err
+
+
+def test_both_experts_of_an_adapter_go_along(command: Command) -> None:
+    """Of two experts' adapters in one file, neither is left behind: in diffusers' format one file again, in others two
+    that say which they are."""
+    whole = load_file(named()["lively"])
+    low = {key for key in whole if key.startswith("transformer_2.")}
+    assert 0 < len(low) < len(whole)
+    video = ("-m", "starter-video", "--dtype", "float32")
+    done = command("lora", "convert", "lively", "same.safetensors", *video)
+    assert done.code == 0, done.err
+    again = load_file("same.safetensors")
+    assert again.keys() == whole.keys() and "frolic.expert" not in read_header(Path("same.safetensors")).metadata
+    for layer in {key.split(".lora_")[0] for key in whole}:
+        one, other = (
+            each[f"{layer}.lora_B.weight"].float() @ each[f"{layer}.lora_A.weight"].float() for each in (whole, again)
+        )
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    blended = command("lora", "blend", "lively:0.4", "vivid-clips:0.6", "-o", "both.safetensors", *video, "--json")
+    assert blended.code == 0, blended.err
+    assert load_file("both.safetensors").keys() == whole.keys()
+    done = command("lora", "convert", "lively", "comfy.safetensors", "--to", "comfy", *video, "--json")
+    assert done.code == 0, done.err
+    paths = [json.loads(line)["path"] for line in done.out.splitlines()]
+    assert paths == ["comfy_high.safetensors", "comfy_low.safetensors"]
+    halves = [load_file(path) for path in paths]
+    assert halves[0].keys() == halves[1].keys()
+    key = next(key for key in halves[0] if key.endswith("lora_up.weight"))
+    assert not torch.equal(halves[0][key], halves[1][key])
+    assert [read_header(Path(path)).metadata["frolic.expert"] for path in paths] == ["high", "low"]
+    said = json.loads(command("lora", "info", "lively", "-m", "starter-video", "--json").out)
+    assert [one["name"] for one in said["adapters"]] == ["lively (high)", "lively (low)"] and not said["pairs"]

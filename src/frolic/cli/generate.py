@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from frolic.cli.options import ABOUT, loading, loras, parser, request_fields
 from frolic.cli.places import folder_of, places, refuse, save_drawn, write
 from frolic.cli.previews import Previews
-from frolic.cli.replay import Replay, model_of
+from frolic.cli.replay import QUICK, WHOLE, Replay, model_of
 from frolic.cli.report import Report
 from frolic.errors import FileError, RequestError
 from frolic.io.files import existing_file, reason
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> None:
     else:
         blend, fields["loras"] = replay.blend(adapters)
         request, kept = replay.request(prompts, fields)
-        model, dtype, device = model or replay.model(), dtype or replay.dtype, device or replay.device
+        model, dtype, device = model or replay.model(fields), dtype or replay.dtype, device or replay.device
     request = replace(request, loras=(blend,))
     model = model or _starter(request, options)
     pictures = range(request.pictures) if kept is None else range(kept, kept + 1)
@@ -74,8 +74,13 @@ def run(arguments: Sequence[str]) -> None:
         chosen = {"dtype": dtype or "auto", "device": device or "auto", **loading(options)}
         chosen.setdefault("compat", replay.compat if replay else "diffusers")
         implied = options.strength is None and fields["strength"] is not None
+
+        def meant(plan: BuildPlan, asked: Request = request) -> Request:
+            fitting = _meant(asked, plan, implied)
+            return replay.suited(fitting, fields, plan.defaults) if replay else fitting
+
         if options.dry_run:
-            _say_plan(report, model, chosen, request, options, implied)
+            _say_plan(report, model, chosen, meant, options)
             return
         with _uncollected():
             inputs = _inputs(options)
@@ -86,13 +91,13 @@ def run(arguments: Sequence[str]) -> None:
                 led=options.control is not None,
                 fetch=replay is None or options.model is not None,
             )
-            request = _meant(request, plan, implied)
+            request = meant(plan)
             frames, fps = request.length(plan.defaults)
             found = places(options.output, request, pictures, options.force, is_video=frames > 1, fps=fps)
             previews = Previews(options.preview_every, found, pictures, report, force=options.force)
             pipeline = _load(plan, folder_of(found[0]))
         if replay is not None:
-            if options.model is None:
+            if options.model is None and model == replay.model({}):
                 replay.check_weights(pipeline)
             for note in replay.differences(pipeline):
                 report.note(note)
@@ -112,7 +117,7 @@ def run(arguments: Sequence[str]) -> None:
 def _starter(request: Request, options: argparse.Namespace) -> str:
     """The starter that is drawn with where no model is named: the quick one, if it can do what is asked."""
     given = (options.image, options.control, options.controlnet, options.vae, options.base, options.variant)
-    return "starter" if any(given) or not suits(request) else "starter-sprint"
+    return WHOLE if any(given) or not suits(request) else QUICK
 
 
 def _meant(request: Request, plan: BuildPlan, implied: bool) -> Request:
@@ -239,16 +244,20 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _say_plan(
-    report: Report, model: str, chosen: dict[str, Any], request: Request, options: argparse.Namespace, implied: bool
+    report: Report,
+    model: str,
+    chosen: dict[str, Any],
+    meant: Callable[[BuildPlan], Request],
+    options: argparse.Namespace,
 ) -> None:
-    """What drawing would take."""
+    """What drawing would take. ``meant``: the request for the model that the plan is of."""
     from frolic.pipeline import Inputs
     from frolic.plan import Watch, make_plan
     from frolic.plan.estimate import estimate
 
     plan = make_plan(model, watch=Watch(fetch=False), **chosen)
     _require_controlnet(plan, options.control is not None)
-    request = _meant(request, plan, implied)
+    request = meant(plan)
     given = Inputs(options.image, options.mask, options.control).read()
     given.check(request)
     report.plan(estimate(plan, given.sized(request, plan.defaults.most_pixels)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from frolic.adapters import Target
-    from frolic.lora.adapter import Adapter, Loaded
+    from frolic.lora.adapter import Loaded
+    from frolic.lora.blend import Blend
     from frolic.spec import ComponentSpec
 
 _FILES = Annotated[list[str], typer.Argument(metavar="FILE...", help="Adapters: files, folders or names.")]
@@ -25,6 +27,9 @@ _RANK = Annotated[int | None, typer.Option(min=1, max=4096, help="Cut to this ra
 _DTYPE = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 _FORCE = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+EXPERTS = ("high", "low")
+Halves = dict[str, list[tuple["Loaded", float]]]
+"""What is blended with which weights, of one expert each; of ``""`` alone where there are no two."""
 METHODS = ("sum", "ties", "dare")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -55,13 +60,21 @@ def info(
     from frolic.adapters import load, resolve
     from frolic.adapters.own import own_target
     from frolic.lora import inspect
+    from frolic.lora.experts import HIGH
 
     goal, weights = (own_target([resolve(file) for file in files]), None) if model is None else _with_weights(model)
-    loaded = [load(file, goal, allow_partial=allow_partial) for file in files]
+    loaded = []
+    for file in files:
+        experts = _experts_in(file)
+        for expert in experts or (HIGH,):
+            one = load(file, goal, allow_partial=allow_partial, expert=expert)
+            loaded.append(replace(one, name=f"{one.name} ({expert})", expert=expert) if experts else one)
     facts = [_facts(each, weights) for each in loaded]
     pairs = []
     for number, one in enumerate(loaded):
         for other in loaded[number + 1 :]:
+            if one.expert and other.expert and one.expert != other.expert:
+                continue  # they never meet
             found = inspect.overlaps(one.adapter, other.adapter)
             pairs.append(
                 {
@@ -98,12 +111,12 @@ def convert(
     force: _FORCE = False,
     as_json: _JSON = False,
 ) -> None:
-    """Write an adapter as another program reads it; it has the same strength there."""
-    from frolic.adapters import load
-
+    """Write an adapter as another program reads it; it has the same strength there. One with a part for each of two
+    experts stays one file in diffusers' format, and becomes two, OUT_high and OUT_low, in the others."""
     goal = target_of(model)
-    loaded = load(source, goal, allow_partial=allow_partial)
-    write_blend([(loaded, 1.0)], target, goal, to, "sum", rank, 1.0, 0, dtype, force, as_json)
+    files = _files([(source, 1.0)], target, goal, to, allow_partial, force)
+    for path, halves in files:
+        write_blend(halves, path, goal, to, "sum", rank, 1.0, 0, dtype, force, as_json)
 
 
 def blend(
@@ -120,8 +133,8 @@ def blend(
     force: _FORCE = False,
     as_json: _JSON = False,
 ) -> None:
-    """Blend adapters into one file: exactly, or cut to a rank."""
-    from frolic.adapters import load
+    """Blend adapters into one file: exactly, or cut to a rank. With parts for each of two experts, other formats than
+    diffusers' take two files, as with convert."""
     from frolic.strength import parse
 
     choose("method", method, METHODS)
@@ -134,59 +147,111 @@ def blend(
         source, strength = parse(text)
         if strength is not None and not strength.plain:
             raise RequestError(f"A file has one weight for all steps, branches and blocks; give {text!r} one weight.")
-        parts.append((load(source, goal, allow_partial=allow_partial), 1.0 if strength is None else strength.weight))
+        parts.append((source, 1.0 if strength is None else strength.weight))
     share = density if density is not None else {"ties": 0.2, "dare": 0.5}.get(method, 1.0)
-    write_blend(parts, output, goal, to, method, rank, share, seed, dtype, force, as_json)
+    files = _files(parts, output, goal, to, allow_partial, force)
+    for path, halves in files:
+        write_blend(halves, path, goal, to, method, rank, share, seed, dtype, force, as_json)
+
+
+def _experts_in(source: str) -> tuple[str, ...]:
+    """``high`` and ``low`` where the file holds adapters of both experts; else none. Raises as ``load``."""
+    from frolic.adapters import find, resolve
+    from frolic.lora.experts import inside
+
+    return inside(find(resolve(source)).entries())
+
+
+def _files(
+    sources: list[tuple[str, float]], path: Path, goal: Target, form: str, allow_partial: bool, force: bool
+) -> list[tuple[Path, Halves]]:
+    """The files that a blend of ``sources`` becomes, each of which can be written, and what each is made of."""
+    from frolic.adapters import FORMATS, load
+    from frolic.io.files import check_writable
+
+    choose("format", form, FORMATS)
+    if not any(_experts_in(source) for source, _ in sources):
+        return [(path, {"": [(load(source, goal, allow_partial=allow_partial), weight) for source, weight in sources]})]
+    halves: Halves = {}
+    for expert in EXPERTS:
+        all_of_them = [
+            (load(source, goal, allow_partial=allow_partial, expert=expert), weight) for source, weight in sources
+        ]
+        halves[expert] = [part for part in all_of_them if part[0].expert in ("", expert)]
+    if form == "diffusers":
+        return [(path, halves)]
+    files: list[tuple[Path, Halves]] = []
+    for expert, parts in halves.items():
+        alone = [(replace(loaded, expert=expert), weight) for loaded, weight in parts]
+        files.append((path.with_stem(f"{path.stem}_{expert}"), {"": alone}))
+        check_writable(files[-1][0], force=force)
+    return files
 
 
 def write_blend(
-    parts: list[tuple[Loaded, float]], path: Path, goal: Target, form: str, method: str, rank: int | None,
+    halves: Halves, path: Path, goal: Target, form: str, method: str, rank: int | None,
     density: float, seed: int, dtype: str, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Blend ``parts`` and write the file; say what it is and what was lost."""
+    """Blend each of ``halves`` and write the file; say what it is and what was lost."""
     import torch
 
-    from frolic.adapters import FORMATS, write
+    from frolic.adapters import FORMATS, write, write_experts
     from frolic.adapters.shelf import carried
     from frolic.io.files import check_writable
-    from frolic.lora import blend as blending
 
     choose("format", form, FORMATS)
     choose("dtype", dtype, DTYPES)
     check_writable(path, force=force)
-    weighted = [(loaded.adapter, weight) for loaded, weight in parts]
-    if method == "ties":
-        made = blending.ties(weighted, rank or 1, density)
-    elif method == "dare":
-        made = blending.dare(weighted, rank or 1, density, seed)
-    elif len(parts) == 1 and rank is None and parts[0][1] == 1.0:
-        made = blending.Blend(parts[0][0].adapter, 0.0)
-    elif rank is None:
-        made = blending.Blend(blending.exact(weighted), 0.0)
-    else:
-        made = blending.cut(weighted, rank)
+    made = {expert: _blended(parts, method, rank, density, seed) for expert, parts in halves.items()}
+    parts = [*{loaded.name: (loaded, weight) for half in halves.values() for loaded, weight in half}.values()]
     about = {"modelspec.title": path.stem, **carried(parts)}
     if len(parts) > 1:
         recipe = {loaded.name: {"weight": weight, "sha256": loaded.hash} for loaded, weight in parts}
         about["frolic.blend"] = json.dumps({"method": method, "adapters": recipe})
-    write(made.adapter, path, goal, form, metadata=about, dtype=getattr(torch, dtype), force=force)
-    left_out = {loaded.name: list(loaded.adapter.left_out) for loaded, _ in parts if loaded.adapter.left_out}
+    kept: dict[str, Any] = {"metadata": about, "dtype": getattr(torch, dtype), "force": force}
+    adapters = {expert: one.adapter for expert, one in made.items()}
+    if len(adapters) == 1:
+        write(next(iter(adapters.values())), path, goal, form, **kept)
+    else:
+        write_experts(adapters, path, goal, two=True, **kept)
+    left_out = {
+        loaded.name: list(loaded.adapter.left_out)
+        for half in halves.values()
+        for loaded, _ in half
+        if loaded.adapter.left_out
+    }
     for name, left in left_out.items():
         typer.echo(f"{len(left)} tensors of {safe(name)} were passed over: {safe(', '.join(left[:3]))}", err=True)
-    facts = {
+    facts: dict[str, Any] = {
         "event": "written",
         "path": str(path),
         "left_out": left_out,
         "format": form,
-        "layers": len(made.adapter.deltas),
-        "ranks": made.adapter.ranks,
-        "error": made.error,
+        "layers": sum(len(adapter.deltas) for adapter in adapters.values()),
+        "ranks": sorted({rank for adapter in adapters.values() for rank in adapter.ranks}),
+        "error": max(one.error for one in made.values()),
     }
     if as_json:
         typer.echo(json.dumps(facts))
     else:
-        lost = "exact but for rounding" if made.error == 0 else f"off by {made.error:.2%} of the change's length"
-        typer.echo(f"{path}: {form}, {facts['layers']} layers, rank {_ranks(made.adapter)}, {lost}")
+        error = facts["error"]
+        lost = "exact but for rounding" if error == 0 else f"off by {error:.2%} of the change's length"
+        typer.echo(f"{path}: {form}, {facts['layers']} layers, rank {_ranks(facts['ranks'])}, {lost}")
+
+
+def _blended(parts: list[tuple[Loaded, float]], method: str, rank: int | None, density: float, seed: int) -> Blend:
+    from frolic.lora import blend as blending
+
+    weighted = [(loaded.adapter, weight) for loaded, weight in parts]
+    if method == "ties":
+        return blending.ties(weighted, rank or 1, density)
+    if method == "dare":
+        return blending.dare(weighted, rank or 1, density, seed)
+    if len(parts) == 1 and rank is None and parts[0][1] == 1.0:
+        return blending.Blend(parts[0][0].adapter, 0.0)
+    if rank is None:
+        return blending.Blend(blending.exact(weighted), 0.0)
+    return blending.cut(weighted, rank)
 
 
 def _facts(loaded: Loaded, weights: dict[str, Tensor] | None) -> dict[str, Any]:
@@ -199,7 +264,7 @@ def _facts(loaded: Loaded, weights: dict[str, Tensor] | None) -> dict[str, Any]:
         "sha256": loaded.hash,
         "layers": [{"layer": f.linear, "rank": f.rank, "norm": f.norm, "relative": f.relative} for f in found],
         "targets": dict(Counter(f.linear.rpartition(".")[2] for f in found)),
-        "ranks": _ranks(loaded.adapter),
+        "ranks": _ranks(loaded.adapter.ranks),
         "metadata": dict(loaded.adapter.metadata),
     }
 
@@ -223,8 +288,8 @@ def _print(fact: dict[str, Any], layers: bool) -> None:
             typer.echo(f"  {safe(key)}: {safe(value if len(value) <= 100 else value[:97] + '...')}")
 
 
-def _ranks(adapter: Adapter) -> str:
-    ranks = [rank for rank in adapter.ranks if rank]
+def _ranks(found: list[int]) -> str:
+    ranks = [rank for rank in found if rank]
     return "full" if not ranks else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
 
 

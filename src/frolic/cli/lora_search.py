@@ -194,7 +194,8 @@ class Search:
             if not parts:
                 typer.echo(f"{path} is not written: the best blend has nothing in it", err=True)
                 continue
-            write_blend(parts, path, target_of(model), "diffusers", "sum", None, 1.0, 0, "bfloat16", force, as_json)
+            goal = target_of(model)
+            write_blend({"": parts}, path, goal, "diffusers", "sum", None, 1.0, 0, "bfloat16", force, as_json)
 
 
 class Trial:

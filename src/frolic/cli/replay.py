@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from frolic.errors import FileError, RequestError
 from frolic.request import RECORDED, UNSAID, Request
+from frolic.request.few import suits
+from frolic.sampling.few import FEW
 from frolic.strength import Blend, Strength, blend_of
 
 if TYPE_CHECKING:
     from frolic.pipeline import Inputs, Pipeline
+    from frolic.spec import SamplingDefaults
 
+QUICK, WHOLE = "starter-sprint", "starter"
 _FIELDS = ("prompt", "seed", *RECORDED)
 _MAX_BATCH = 64
+_OF_A_KIND = ("sampler", "steps", "times", "guidance_scale", "guidance_scale_2")
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,21 @@ class Replay:
         """Whose reading of the model it was."""
         return str(self.record.get("compat", "diffusers"))
 
-    def model(self) -> str:
-        """The model's name. Raises as ``model_of``."""
-        return model_of(self.record, self.path)
+    def model(self, changes: dict[str, Any]) -> str:
+        """The name of the model, or the whole starter's where the quick one made the picture and cannot do what is
+        changed. Raises as ``model_of``."""
+        name = model_of(self.record, self.path)
+        changed = {field: value for field, value in changes.items() if value is not None}
+        if name == QUICK and not suits(Request.of(str(self.record["request"]["prompt"]), **changed)):
+            return WHOLE
+        return name
+
+    def suited(self, request: Request, changes: dict[str, Any], defaults: SamplingDefaults) -> Request:
+        """``request`` without how the recorded model draws, where one draws in a few steps and the other does not."""
+        if (self.record["request"]["sampler"] == FEW) == (defaults.sampler == FEW):
+            return request
+        unsaid: dict[str, Any] = {name: None for name in _OF_A_KIND if changes.get(name) is None}
+        return replace(request, **unsaid)
 
     def request(self, prompts: tuple[str, ...], changes: dict[str, Any]) -> tuple[Request, int | None]:
         """The request, and which of its pictures is the one wanted (None: all).
@@ -85,6 +102,8 @@ class Replay:
         for name, decided in (("times", "steps"), ("steps", "times")):
             if changes.get(name) is not None and changes.get(decided) is None:
                 kept[decided] = None
+        if changes.get("guidance_scale") is not None:
+            kept["guidance_scale_2"] = None  # the same, as where only the first is given
         changed = {name: value for name, value in changes.items() if value is not None}
         if not prompts and not changed:
             alone = {**kept, "seed": [kept["seed"]] * self.size}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 V = TypeVar("V")
@@ -13,6 +13,12 @@ HIGH, LOW = "high", "low"
 METADATA = "frolic.expert"
 _PARTS = {HIGH: "transformer.", LOW: "transformer_2."}
 _WORD = re.compile(r"(?:^|[^a-z])(high|low)(?:[-_ ]?noise|[-_ ]?model)?(?:[^a-z]|$)", re.IGNORECASE)
+
+
+def inside(keys: Collection[str]) -> tuple[str, ...]:
+    """``high`` and ``low`` where a file with these keys holds adapters of both experts; else none."""
+    low = sum(key.startswith(_PARTS[LOW]) for key in keys)
+    return (HIGH, LOW) if 0 < low < len(keys) else ()
 
 
 def of_expert(tensors: Mapping[str, V], expert: str) -> dict[str, V]:
