@@ -72,6 +72,34 @@ def test_a_record_does_not_take_another_adapter_of_the_name(command: Command, gl
     assert refused.code == 2 and "was drawn with lamp" in refused.err
 
 
+def test_a_file_and_a_name_that_are_spelled_alike_are_two(command: Command, glow: Path, tiny_folder: Path) -> None:
+    """``mine/lamp.safetensors`` beside ``lamp``, in either order, in one drawing and in drawings of one pipeline."""
+    assert command("lora", "add", glow, "--name", "lamp").code == 0
+    (glow.parent / "mine").mkdir()
+    mine = str(adapter(glow.parent / "mine" / "lamp.safetensors", 2))
+
+    def draw(pipe: Any, **fields: Any) -> Any:
+        return pipe("a cat", seed=1, steps=2, **fields)
+
+    apart = {str(glow): 0.5, mine: 0.5}
+    expected = draw(frolic.load(tiny_folder), loras=apart).images[0].tobytes()
+    for blend in ({mine: 0.5, "lamp": 0.5}, {"lamp": 0.5, mine: 0.5}):
+        pipe = frolic.load(tiny_folder)
+        result = draw(pipe, loras=blend)
+        assert result.images[0].tobytes() == expected
+        assert sorted(result.record(0)["adapters"]) == ["lamp", "lamp-2"]
+    # A request that a result completed means the same adapters when it is asked for again.
+    alone = draw(pipe, loras={mine: 0.7})
+    assert pipe(alone.request).images[0].tobytes() == alone.images[0].tobytes()
+    assert draw(pipe, loras={"lamp": 0.7}).images[0].tobytes() != alone.images[0].tobytes()
+    # And nothing in the folder one is in comes before what a record names.
+    assert command("a cat", "-s", 1, "-o", "named.png", "--lora", "lamp:0.6", "-m", tiny_folder).code == 0
+    Path("lamp").mkdir()
+    adapter(Path("lamp") / "pytorch_lora_weights.safetensors", 3)
+    assert command("--from", "named.png", "-o", "again.png", "-m", tiny_folder).code == 0
+    assert pixels("again.png") == pixels("named.png")
+
+
 def test_names_near_and_names_that_are_none(glow: Path) -> None:
     shelf.add(glow)
     with pytest.raises(ModelNotFoundError, match="did you mean 'glow'"):

@@ -101,9 +101,10 @@ def test_another_blend_reads_nothing_again(place: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(adapters, "load", lambda source, goal, **options: (reads.append(source), true(source, goal))[1])
     pipe.loras = blend(place, a=0.6, b=0.4)
     first = draw(pipe, None)
+    assert reads[::2] == [str(place / "a.safetensors"), str(place / "b.safetensors")], "and looked for by name"
     pipe.loras = blend(place, a=0.2, b=0.4)
     second = draw(pipe, None)
-    assert len(reads) == 2 and not torch.equal(first, second)
+    assert len(reads) == 4 and not torch.equal(first, second)
     same(draw(pipe, blend(place, a=0.6, b=0.4)), first)
     assert dict(pipe.loras) == {
         str(place / "a.safetensors"): Strength(0.2),

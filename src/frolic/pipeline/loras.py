@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frolic.errors import RequestError
+from frolic.errors import FrolicError, ModelNotFoundError, RequestError
 from frolic.lora.adapter import Loaded
 from frolic.lora.experts import HIGH
 from frolic.lora.layer import Attached
@@ -44,18 +44,36 @@ class Loras:
         self.strengths: dict[str, Strength] = {}
 
     def load(self, blend: Blend, transformer: Callable[[], Any]) -> None:
-        """Read the sources of ``blend`` that are not here yet."""
+        """Read the sources of ``blend`` that are not here yet. A name that a record would call one of those here means
+        that one only where nothing else is called so."""
         for source, _ in blend:
-            if self._known(source) is not None:
+            if source in self._loaded:
                 continue
             if self._read is None:
                 raise RequestError("This pipeline was put together without a way to read adapters; use frolic.load.")
-            found = self._read(source, transformer(), self._expert or HIGH)
-            names = {loaded.name for loaded in self._loaded.values()}
+            names = {loaded.name: loaded for loaded in self._loaded.values()}
+            try:
+                found = self._read(source, transformer(), self._expert or HIGH)
+            except ModelNotFoundError:
+                if source in names:
+                    continue
+                raise
+            if source in names and names[source].hash == found.hash:
+                continue
             name, number = found.name, 2
-            while name in names:
+            while name in names or (name != source and self._is_another(name, found, transformer)):
                 name, number = f"{found.name}-{number}", number + 1
             self._loaded[source] = replace(found, name=name)
+
+    def _is_another(self, name: str, found: Loaded, transformer: Callable[[], Any]) -> bool:
+        """Whether another adapter than ``found`` could be asked for by ``name``: records must not call it that."""
+        assert self._read is not None
+        try:
+            return self._read(name, transformer(), self._expert or HIGH).hash != found.hash
+        except ModelNotFoundError:
+            return False
+        except FrolicError:
+            return True
 
     def _known(self, source: str) -> Loaded | None:
         """By its source, or by the name that a record calls it."""
