@@ -8,8 +8,10 @@ import pytest
 
 from frolic.errors import RequestError
 from frolic.request import MAX_FRAMES, MAX_PROMPT, MAX_SEED, SAMPLERS, Request, batch_size
+from frolic.request.sizes import sides_of
 from frolic.sampling import noise, solvers
 from frolic.spec import SamplingDefaults
+from frolic.strength import Strength
 
 DEFAULTS = SamplingDefaults(
     height=128, width=96, steps=20, guidance_scale=4.5, sampler="dpmpp_2m", shift=3.0, max_tokens=32
@@ -263,3 +265,12 @@ def test_a_video_says_what_draws_it_again_and_a_picture_says_nothing_of_it() -> 
 def test_a_batch_counts_frames() -> None:
     assert batch_size(512, 512) == batch_size(512, 512, 1) == 8
     assert [batch_size(512, 512, frames) for frames in (2, 4, 5, 16, 81)] == [8, 4, 3, 1, 1]
+
+
+def test_numbers_beyond_floats_are_refused_like_others() -> None:
+    with pytest.raises(RequestError, match="is not within"):
+        Strength(10**400)
+    for aspect in ("1e-200:1e-200", "0.0001:0.0001", "1e200:1e200"):
+        for bins in (0, 1024):
+            width, height = sides_of(aspect, replace(DEFAULTS, width=128, bin_base=bins), 32)
+            assert width == height

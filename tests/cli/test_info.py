@@ -31,6 +31,7 @@ def test_info_of_another_programs_picture(command: Command) -> None:
 def test_a_picture_from_elsewhere_does_not_steer_the_terminal(command: Command) -> None:
     info = PngInfo()
     info.add_text("parameters", "\x1b[2Jgone")
+    info.add_text("frolic", json.dumps({"model": {"\x1b[2Jgone": 1}}))
     Image.new("RGB", (4, 4)).save("a.png", pnginfo=info)
     assert "\x1b" not in command("info", "a.png").out
     ran = command("info", "\x1b[2Jgone")

@@ -280,3 +280,10 @@ def test_both_experts_of_an_adapter_go_along(command: Command) -> None:
     assert [read_header(Path(path)).metadata["frolic.expert"] for path in paths] == ["high", "low"]
     said = json.loads(command("lora", "info", "lively", "-m", "starter-video", "--json").out)
     assert [one["name"] for one in said["adapters"]] == ["lively (high)", "lively (low)"] and not said["pairs"]
+
+
+def test_a_sheet_of_a_model_of_clips_holds_pictures(command: Command) -> None:
+    given = ("--prompt", "a dog bouncing", "-m", "starter-video", "--steps", 1, "--steps-grid", "2x1", "-s", 1)
+    done = command("lora", "explore", "lively", *given, "-o", "sheet.png")
+    assert done.code == 0, done.err
+    assert Path("sheet.png").is_file()

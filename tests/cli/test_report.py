@@ -49,3 +49,9 @@ def test_another_drawing_starts_its_own_clock(
         steps(report, monkeypatch, [start, start + 1, start + 2])
         events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [event.get("eta_s") for event in events] == [None, 1.0, 0.0]
+
+
+def test_what_a_file_says_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Report(as_json=False, quiet=False) as report:
+        report.note("made with torch \x1b[2Jgone, not 2")
+    assert capsys.readouterr().err == "made with torch ?[2Jgone, not 2\n"

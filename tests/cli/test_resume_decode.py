@@ -134,10 +134,19 @@ def test_memory_that_is_still_short_keeps_the_file_and_says_so(starve: Command) 
     assert [path.name for path in Path().iterdir()] == [KEPT]
 
 
-@pytest.mark.parametrize("more", [("a prompt",), ("--from", "a.png"), ("--prompt-file", "prompts.txt")])
-def test_it_draws_nothing_else(draw: Command, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("a prompt",), "the prompt"),
+        (("--from", "a.png"), "--from"),
+        (("--prompt-file", "prompts.txt"), "--prompt-file"),
+        (("--steps", "5", "--lora", "vivid", "--size", "32x32", "--dry-run"), "--steps, --size, --lora, --dry-run"),
+        (("-s", "5", "--image", "a.png", "--preview-every", "2"), "--seed, --preview-every, --image"),
+    ],
+)
+def test_it_draws_nothing_else(draw: Command, more: tuple[str, ...], said: str) -> None:
     ran = draw("--resume-decode", KEPT, *more)
-    assert ran.code == 2 and "leave out the prompt" in ran.err
+    assert ran.code == 2 and ran.err.endswith("drawn before; leave out " + said + ".\n")
 
 
 def rewritten(change: Callable[[dict[str, Tensor], list[Any]], Any]) -> None:

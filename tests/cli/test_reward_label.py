@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from PIL import Image
 
 from frolic.cli import label_server
 from frolic.cli.label_server import LabelServer
-from frolic.data.asking import Asking, Question, open_asked, questions_from
+from frolic.data.asking import Asking, Question, open_asked, questions_from, rows_of
 from frolic.data.lines import Lines
 from frolic.data.pairs import parse
 from frolic.errors import FileError, RequestError
@@ -333,3 +334,22 @@ def test_what_cannot_be_meant(command: Command, given: list[str], said: str) -> 
 def test_a_port_that_is_taken(tmp_path: Path, shown: Path) -> None:
     with serving(tmp_path / "out", shown) as (server, _), pytest.raises(RequestError, match="choose another --port"):
         LabelServer(server.asking, server.server_address[1])
+
+
+def test_names_that_are_no_text_are_no_crash(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pictures = out / "pictures"
+    pictures.mkdir(parents=True)
+    for name in (b"caf\xe9.png", b"b.png"):
+        with (pictures / os.fsdecode(name)).open("wb") as file:
+            Image.new("RGB", (8, 8)).save(file, "PNG")
+    questions, alone = questions_from(pictures, out)
+    assert len(questions) == 1 and not alone
+    lines, found = open_asked(out)
+    with lines:
+        assert not found
+        for line in rows_of(questions):
+            lines.append(line)
+    lines, found = open_asked(out)
+    lines.close()
+    assert found == questions

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from frolic.io.media import encode_png
+from frolic.io.media import SCHEMA, encode_png
 from frolic.io.video import save_video
 from frolic.rewards import make_reward
 from frolic.rewards.files import read_clip, spread
@@ -175,3 +176,11 @@ def test_many_files_are_read_again_instead_of_kept(
     before = command("reward", "score", "own.png", "clip.gif", "-r", "bright", "-r", "vivid").out
     monkeypatch.setattr("frolic.cli.reward_score._KEPT", 0)
     assert command("reward", "score", "own.png", "clip.gif", "-r", "bright", "-r", "vivid").out == before
+
+
+def test_a_record_that_is_none_has_no_prompt(tmp_path: Path) -> None:
+    for request in ([], None, 3):
+        info = PngInfo()
+        info.add_text("frolic", json.dumps({"schema": SCHEMA, "request": request}))
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
+        assert read_clip(tmp_path / "a.png").prompt is None

@@ -10,6 +10,7 @@ import pytest
 
 from frolic.errors import CheckpointError, FileError, ResourceError
 from frolic.io import files
+from frolic.io.files import whole_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -105,3 +106,20 @@ def test_settings_that_are_not_an_object_are_refused(tmp_path: Path, text: str) 
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         files.read_json_object(tmp_path / "config.json")
+
+
+def test_an_interrupt_between_two_names_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "export"
+    with whole_folder(place) as new:
+        (new / "a").write_text("old")
+    true = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if target == place and self.suffix == ".tmp":
+            raise KeyboardInterrupt
+        return true(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_folder(place, force=True, ours=lambda name: True) as new:
+        (new / "a").write_text("new")
+    assert (place / "a").read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["export"]

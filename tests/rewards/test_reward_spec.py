@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from frolic.cli.lora_search import floor_shown
+from frolic.cli.reward_score import labels
 from frolic.errors import ConfigError, FileError
 from frolic.rewards import RewardSpec, make_reward, make_rewards, names, parse_rewards
+from frolic.rewards.spec import shown
 
 
 @pytest.mark.parametrize(
@@ -28,7 +31,7 @@ from frolic.rewards import RewardSpec, make_reward, make_rewards, names, parse_r
 )
 def test_spellings(text: str, name: str, options: dict[str, str], weight: float) -> None:
     (found,) = parse_rewards([text])
-    assert (found.spec, found.weight, found.text) == (RewardSpec(name, options), weight, text)
+    assert (found.spec, found.weight, found.text) == (RewardSpec(name, options), weight, shown(text))
 
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:
@@ -79,3 +82,18 @@ def test_a_reward_s_own_options_are_checked(monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_formula_has_its_name() -> None:
     for name in set(names()) & {"vivid", "contrast", "sharp", "bright", "lively", "smooth", "loop", "steady"}:
         assert make_reward(name).name == name
+
+
+def test_what_follows_a_question_mark_is_never_shown() -> None:
+    address = "https://host:8000/score?key=SECRET&x=1"
+    one, other = parse_rewards([f"{address}:0.5", "https://host:8000/score?key=OTHER"])
+    assert one.spec.name == address and one.text == "https://host:8000/score:0.5" and one.weight == 0.5
+    assert shown("python:a.py:f") == "python:a.py:f" and shown("vivid:0.5") == "vivid:0.5"
+    with pytest.raises(ConfigError) as error:
+        parse_rewards([f"{address}:0"])
+    assert "SECRET" not in str(error.value) and "https://host:8000/score" in str(error.value)
+    # Columns of two that differ in nothing that is shown.
+    made = make_rewards([one, other])
+    assert labels(made, [one, other]) == ["https://host:8000/score:0.5", "https://host:8000/score"]
+    assert labels(made, [other, other]) == ["https://host:8000/score #1", "https://host:8000/score #2"]
+    assert floor_shown(f"{address}:plain-5%") == "https://host:8000/score:plain-5%"

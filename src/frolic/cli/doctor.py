@@ -15,6 +15,7 @@ import typer
 
 from frolic import __version__
 from frolic.errors import FrolicError
+from frolic.io.home import home
 
 _PACKAGES = ("torch", "numpy", "pillow", "av", "tokenizers", "safetensors", "einops", "pydantic", "typer", "rich")
 
@@ -44,7 +45,7 @@ def examine() -> dict[str, dict[str, Any]]:
     """Everything ``doctor`` prints."""
     import torch
 
-    home = cache_folder()
+    cache = home()
     devices = {"cpu": platform.processor() or platform.machine()}
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -61,15 +62,10 @@ def examine() -> dict[str, dict[str, Any]]:
             "memory": _memory(),
         },
         "devices": devices,
-        "disk": {"here": _free(Path.cwd()), "caches": _free(home)},
-        "caches": {"folder": str(home), "size": _size(_used(home))},
+        "disk": {"here": _free(Path.cwd()), "caches": _free(cache)},
+        "caches": {"folder": str(cache), "size": _size(_used(cache))},
         "picture": _picture(),
     }
-
-
-def cache_folder() -> Path:
-    """Where frolic keeps what it can make or fetch again: ``$FROLIC_HOME``, or ``~/.cache/frolic``."""
-    return Path(os.environ.get("FROLIC_HOME") or Path.home() / ".cache" / "frolic")
 
 
 def _picture() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frolic.cli.options import ABOUT, loading, loras, parser, request_fields
+from frolic.cli.options import ABOUT, LOADING, loading, loras, parser, request_fields
 from frolic.cli.places import folder_of, places, refuse, save_drawn, write
 from frolic.cli.previews import Previews
 from frolic.cli.replay import QUICK, WHOLE, Replay, model_of
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from frolic.plan import BuildPlan
 
 _MAX_PROMPT_FILE = 4_000_000
+_OF_DECODING = frozenset(
+    {"resume_decode", "model", "dtype", "device", *LOADING, "output", "force", "no_metadata", "json", "quiet"}
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -211,9 +214,12 @@ def _resume(options: argparse.Namespace) -> None:
     """Decode what an earlier run could not."""
     from frolic.pipeline.kept import Kept
 
-    if options.prompt or options.prompt_file is not None or options.source is not None:
-        raise RequestError("--resume-decode decodes what was drawn before; leave out the prompt and --from.")
-
+    usual = parser()
+    given = [name for name, value in vars(options).items() if value != usual.get_default(name) and value != []]
+    spelled = {"prompt": "the prompt", "source": "--from"}
+    idle = [spelled.get(name, f"--{name.replace('_', '-')}") for name in given if name not in _OF_DECODING]
+    if idle:
+        raise RequestError(f"--resume-decode decodes what was drawn before; leave out {', '.join(idle)}.")
     kept = Kept.read(Path(options.resume_decode))
     records = kept.records
     chosen = {"dtype": options.dtype or records[0]["dtype"], "device": options.device or "auto", **loading(options)}

@@ -99,12 +99,16 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
     """``facts`` for people: nested keys indented, counts grouped, empty values left out."""
     lines = []
     for key, value in facts.items():
-        name = f"{indent}{key.replace('_', ' ')}"
+        # A file from elsewhere must not steer the terminal.
+        name = f"{indent}{_quoted(str(key)).replace('_', ' ')}"
         if isinstance(value, dict):
             lines += [f"{name}:", *_lines(value, indent + "  ")] if value else []
         elif key in ("parameters", "tensors", "bytes") and isinstance(value, int):
             lines.append(f"{name}: {value:,}")
         elif value != "":
-            # A file from elsewhere must not steer the terminal.
-            lines.append(f"{name}: {value if str(value).isprintable() else json.dumps(value)}")
+            lines.append(f"{name}: {_quoted(value)}")
     return lines
+
+
+def _quoted(value: Any) -> Any:
+    return value if str(value).isprintable() else json.dumps(value)

@@ -137,6 +137,8 @@ class Sheet:
         ]
         asked = Request.of(self.prompt, seed=seed).seeded()
         pipeline = load(model, allow_partial=allow_partial)
+        if pipeline.makes_clips:
+            fields = {**fields, "frames": 1}  # a sheet holds pictures
         # All in one request: pictures of different blends share their batches.
         seeds = [asked.seeds[0]] * len(blends)
         result = pipeline([self.prompt] * len(blends), seed=seeds, loras=blends, **fields)

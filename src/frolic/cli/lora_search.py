@@ -48,6 +48,14 @@ class Floor:
         return plain + (self.change * abs(plain) if self.relative else self.change)
 
 
+def floor_shown(text: str) -> str:
+    """A floor as it was spelled, but for secrets of an address."""
+    from frolic.rewards.spec import shown
+
+    spec, _, value = text.rpartition(":")
+    return f"{shown(spec)}:{value}"
+
+
 def parse_floors(texts: Sequence[str]) -> list[Floor]:
     """Each of ``SPEC:VALUE``. Raises ConfigError, listing all that is none."""
     from frolic.errors import ConfigError
@@ -55,7 +63,7 @@ def parse_floors(texts: Sequence[str]) -> list[Floor]:
 
     parts = [text.rpartition(":") for text in texts]
     values = [_FLOOR.fullmatch(value) for _, _, value in parts]
-    if wrong := [text for text, value in zip(texts, values, strict=True) if value is None]:
+    if wrong := [floor_shown(text) for text, value in zip(texts, values, strict=True) if value is None]:
         raise ConfigError(
             f"--floor {', '.join(wrong)} is not SPEC:VALUE; the value is a number, plain, plain-0.02 or plain-5%."
         )
@@ -270,6 +278,8 @@ class Trial:
 
     def facts(self, tried: Sequence[Tried], chosen: Tried) -> dict[str, Any]:
         """All of a search, as JSON."""
+        from frolic.rewards.spec import shown
+
         scales = self.combined.scales or ()
         return {
             "adapters": [
@@ -279,11 +289,12 @@ class Trial:
             "lora": self._loras(chosen),
             "score": chosen.outcome.score,
             "plain": tried[0].outcome.score,
-            "rewards": list(self.asked.rewards),
+            "rewards": [shown(text) for text in self.asked.rewards],
             "combine": self.asked.combine,
             "scales": [{"centre": scale.centre, "deviation": scale.deviation} for scale in scales],
             "floors": [
-                {"floor": text, "least": least} for text, least in zip(self.asked.floors, self.least, strict=True)
+                {"floor": floor_shown(text), "least": least}
+                for text, least in zip(self.asked.floors, self.least, strict=True)
             ],
             "prompts": list(self.asked.prompts),
             "seed": self.seed,

@@ -107,5 +107,6 @@ def _duration(seconds: float) -> str:
 
 
 def _line(stream: TextIO, text: str) -> None:
-    stream.write(text + "\n")
+    # Names and records from files are part of some lines, and must not steer the terminal.
+    stream.write("".join(char if char.isprintable() or char == "\n" else "?" for char in text) + "\n")
     stream.flush()

@@ -96,7 +96,10 @@ def score(
 def labels(rewards: Sequence[Reward], wanted: Sequence[Wanted]) -> list[str]:
     """What columns are called: the rewards' names, and where two have one, how they were spelled."""
     names = [reward.name for reward in rewards]
-    return [each.text if names.count(name) > 1 else name for name, each in zip(names, wanted, strict=True)]
+    spelled = [each.text if names.count(name) > 1 else name for name, each in zip(names, wanted, strict=True)]
+    # Two may differ in nothing but what is not shown.
+    number = [f" #{spelled[: k + 1].count(name)}" if spelled.count(name) > 1 else "" for k, name in enumerate(spelled)]
+    return [name + said for name, said in zip(spelled, number, strict=True)]
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

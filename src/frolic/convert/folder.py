@@ -150,10 +150,12 @@ def publish(made: Path, target: Path) -> None:
         if target.exists():
             target.rename(old)
         made.rename(target)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C too
         if old.exists() and not target.exists():
             old.rename(target)
-        raise write_error(error, target) from error
+        if isinstance(error, OSError):
+            raise write_error(error, target) from error
+        raise
 
 
 def write_part(job: Job, folder: Path, shard_bytes: int, metadata: Mapping[str, str] | None = None) -> None:

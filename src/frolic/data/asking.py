@@ -36,7 +36,7 @@ class Question:
     def of(cls, prompt: str, one: str, other: str) -> Question:
         """Which of the two stands left is decided by a hash, so that neither side is favoured and none moves."""
         one, other = sorted((one, other))
-        turned = hashlib.sha256(f"{prompt}\0{one}\0{other}".encode()).digest()[0] % 2
+        turned = hashlib.sha256(f"{prompt}\0{one}\0{other}".encode("utf-8", "surrogatepass")).digest()[0] % 2
         return cls(prompt, *((other, one) if turned else (one, other)))
 
     @property
@@ -85,7 +85,7 @@ def questions_from(pictures: Path, folder: Path) -> tuple[list[Question], int]:
             groups.setdefault(_prompt_of(path), []).append(path)
     found, alone = [], 0
     for prompt, members in groups.items():
-        members.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
+        members.sort(key=lambda path: hashlib.sha256(os.fsencode(path.name)).digest())
         names = [os.path.relpath(path.resolve(), folder.resolve()) for path in members]
         ring = zip(names, names[1:] + names[:1], strict=True) if len(names) > 2 else [tuple(names)]
         if len(names) > 1:
@@ -145,7 +145,7 @@ class Asking:
             question = self.questions[number]
             if choice != SKIP:
                 row = {"prompt": question.prompt, "left": question.left, "right": question.right, "choice": choice}
-                self._log.append(json.dumps(row, ensure_ascii=False))
+                self._log.append(_dumped(row))
                 self.chosen += 1
             self._past.append((number, choice))
             self._next += 1
@@ -207,4 +207,14 @@ def _prompt_of(path: Path) -> str:
 
 def rows_of(questions: Sequence[Question]) -> list[str]:
     """As lines of ``asked.jsonl``."""
-    return [json.dumps({"prompt": q.prompt, "left": q.left, "right": q.right}, ensure_ascii=False) for q in questions]
+    return [_dumped({"prompt": q.prompt, "left": q.left, "right": q.right}) for q in questions]
+
+
+def _dumped(row: dict[str, Any]) -> str:
+    """A line that can be written: names of files need not be text, and what of them is none is escaped."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(row)
+    return line

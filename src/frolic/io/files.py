@@ -80,13 +80,13 @@ def whole_folder(
         for entry in scratch.iterdir():
             _sync(entry)
         _sync_folder(scratch)
-        if _taken(path):
-            check_folder(path, force=force, ours=ours)
-            path.rename(old)
         try:
+            if _taken(path):
+                check_folder(path, force=force, ours=ours)
+                path.rename(old)
             scratch.rename(path)
-        except OSError:
-            if old.exists():
+        except BaseException:  # Ctrl-C too
+            if old.exists() and not path.exists():
                 old.rename(path)
             raise
         _sync_folder(path.parent)

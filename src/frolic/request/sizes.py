@@ -32,8 +32,9 @@ def parse_aspect(text: Any) -> tuple[float, float] | None:
 
 def sides_of(aspect: str, defaults: SamplingDefaults, stride: int) -> tuple[int, int]:
     """Width and height for ``aspect``: a size the model was trained with, or as many pixels as it draws by default."""
-    sides = parse_aspect(aspect)
-    assert sides is not None
+    parsed = parse_aspect(aspect)
+    assert parsed is not None
+    sides = parsed[0] / parsed[1], 1.0  # only their ratio says something, and it alone is of a size to compute with
     if defaults.bin_base:
         from frolic.bins import nearest_bin
 

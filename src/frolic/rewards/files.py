@@ -82,5 +82,6 @@ def _prompt(path: Path) -> str | None:
             return None
     except FileError:  # it holds pixels, or it would not have come this far, and is of a kind that has no record
         return None
-    prompt = read_record(path).get("request", {}).get("prompt")
+    request = read_record(path).get("request")
+    prompt = request.get("prompt") if isinstance(request, dict) else None
     return prompt if isinstance(prompt, str) else None

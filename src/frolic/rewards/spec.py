@@ -18,7 +18,8 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:inf|nan)",
 
 @dataclass(frozen=True)
 class Wanted:
-    """A reward and how much it counts; a negative weight wants less of it. ``text`` is how it was spelled."""
+    """A reward and how much it counts; a negative weight wants less of it. ``text`` is how it was spelled, but for what
+    follows a ``?`` in an address, which may be a secret."""
 
     spec: RewardSpec
     weight: float = 1.0
@@ -61,6 +62,14 @@ def make_rewards(wanted: Sequence[Wanted], device: torch.device | str = "cpu") -
     return made
 
 
+def shown(text: str) -> str:
+    """A spelling without what follows a ``?`` in an address, which is sent but never shown or kept."""
+    spelled, number = split_weight(text.strip())
+    if "?" not in spelled or not is_address(spelled) or spelled.startswith("python:"):
+        return text
+    return spelled.partition("?")[0] + (f":{number}" if number else "")
+
+
 def split_weight(text: str) -> tuple[str, str]:
     """``text`` and the number after its last colon, empty where there is none that is not part of an address."""
     head, colon, tail = text.rpartition(":")
@@ -76,11 +85,11 @@ def _parsed(text: str, problems: list[str]) -> Wanted:
     spelled, number = split_weight(text.strip())
     weight = float(number) if number else 1.0
     if not math.isfinite(weight) or weight == 0:
-        problems.append(f"{text!r} counts with {number}, which is no weight")
+        problems.append(f"{shown(text)!r} counts with {number}, which is no weight")
     if is_address(spelled):
         problem = _wrong_address(spelled)
-        problems += [f"{text!r} {problem}"] if problem else []
-        return Wanted(RewardSpec(spelled), weight, text)
+        problems += [f"{shown(text)!r} {problem}"] if problem else []
+        return Wanted(RewardSpec(spelled), weight, shown(text))
     name, equals, weights = spelled.partition("=")
     if not name:
         problems.append(f"{text!r} names no reward")
