@@ -50,6 +50,9 @@ class ToyPainter:
         self.sigmas = SCHEDULE.sigmas(steps, 3.0)
         self.off = False
 
+    def begin(self) -> None:
+        pass
+
     def denoiser(self, text_BSE: Tensor, mask_BS: Tensor) -> Denoise:
         def one(net: ToyNet) -> Denoise:
             def asked(text: Tensor) -> Denoise:

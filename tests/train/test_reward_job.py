@@ -16,11 +16,13 @@ import frolic
 from frolic.adapters.shelf import described
 from frolic.config import load_recipe
 from frolic.data.prompts import read_prompts, shipped, split_prompts
-from frolic.errors import ConfigError, FileError, NumericsError
+from frolic.errors import CheckpointError, ConfigError, FileError, NumericsError, RequestError
 from frolic.io.safetensors import read_header
 from frolic.rewards.looks import Bright, Vivid
 from frolic.train.held_out import HeldOut
 from frolic.train.jobs import JobRegistry
+from frolic.train.objectives.nft import NFT
+from frolic.train.objectives.reward import scored
 from frolic.train.state import load_checkpoint
 from frolic.train.trainer import Outcome, Trainer
 from tiny import write_tiny_folder
@@ -208,6 +210,9 @@ def test_checks_keep_the_best_and_end_after_patience(tmp_path: Path) -> None:
         (["data.held_out=5"], "held out"),
         (["data.height=33"], "33 pixels"),
         (["data.frames=5"], "model of pictures"),
+        (["job.guidance_scale_2=3"], "the model has one"),
+        (["trainer.workers=2", "trainer.accumulation=2"], r"trainer\.workers"),
+        (["job.method=nft", "job.nft.group=4"], "a pass has 2 samples"),
     ],
     ids=str,
 )
@@ -238,7 +243,9 @@ def test_a_model_of_few_steps_is_trained_on_what_it_draws(tmp_path: Path, prompt
     sprint = write_tiny_folder(tmp_path / "sprint", sprint=True)
     few = ("job.steps=2", "job.check_steps=2", "job.guidance_scale=4")
     with pytest.raises(ConfigError, match=r"job\.sampler.*job\.steps.*estimate.*job\.method"):
-        wrong = ("job.sampler=euler", "job.steps=5", "job.method=nft", "job.gradient.estimate=renoised")
+        wrong = (
+            "job.sampler=euler", "job.steps=5", "job.method=nft", "job.gradient.estimate=renoised", "job.nft.group=2"
+        )  # fmt: skip
         JOBS.build(recipe(tmp_path / "run", sprint, prompts, *wrong))
     more = ("vars.reward=bright", "trainer.steps=12", "job.check_every=12", "optimizer.lr=0.05", "job.anchor=0")
     outcome = train(tmp_path / "run", sprint, prompts, *few, *more)
@@ -256,6 +263,20 @@ def silent(frames: Any, prompts: Sequence[str]) -> list[float]:
     return [math.nan] * len(prompts)
 
 
+class Fading:
+    """Two numbers, which are those of the held-out pictures, and then none."""
+
+    def __init__(self) -> None:
+        self.said = 0
+
+    def __call__(self, frames: Any, prompts: Sequence[str]) -> list[float]:
+        first, self.said = self.said, self.said + len(prompts)
+        return [float(k) if k < 2 else math.nan for k in range(first, self.said)]
+
+
+fading = Fading()
+
+
 def test_a_reward_without_gradients_wants_nft(tmp_path: Path, base: Path, prompts: Path) -> None:
     more = [f"job.rewards=['python:{Path(__file__)}:silent']"]
     with pytest.raises(ConfigError, match="nft"):
@@ -263,14 +284,101 @@ def test_a_reward_without_gradients_wants_nft(tmp_path: Path, base: Path, prompt
 
 
 def test_updates_that_cannot_be_scored_are_skipped_and_end_the_run(tmp_path: Path, base: Path, prompts: Path) -> None:
-    more = [
-        f"job.rewards=['python:{Path(__file__)}:silent']",
-        "job.method=nft",
-        "job.nft.group=2",
-        "trainer.patience=3",
-    ]
+    more = ["job.method=nft", "job.nft.group=2", "trainer.patience=3", "job.check_every=100"]
     with pytest.raises(NumericsError, match="3 updates in a row"):
-        train(tmp_path / "run", base, prompts, *more, "job.check_every=100")
+        train(tmp_path / "run", base, prompts, *more, f"job.rewards=['python:{Path(__file__)}:fading']")
+    with pytest.raises(ConfigError, match="fewer than 2 of 2 held-out pictures"):
+        train(tmp_path / "none", base, prompts, *more, f"job.rewards=['python:{Path(__file__)}:silent']")
+
+
+class Shy(Bright):
+    """Has no number for the first picture of all."""
+
+    def score(self, frames_BT3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+        score = super().score(frames_BT3HW, prompts)
+        return torch.where(torch.tensor([prompt == "first" for prompt in prompts]), torch.nan, score)
+
+
+def test_what_has_no_number_is_left_out_of_gains(tmp_path: Path) -> None:
+    frames = torch.linspace(0.2, 0.8, 40)[:, None, None, None, None].expand(40, 1, 3, 8, 8)
+    prompts = ["first", *["a"] * 39]
+
+    def draw(modules: Mapping[str, nn.Module]) -> Tensor:
+        return frames + 0.1 if modules else frames
+
+    watch = HeldOut(1, prompts, [Shy()], {"bright": 1.0}, draw)
+    known = Bright().score(frames, prompts)[1:]
+    assert watch.base().mean["bright"] == pytest.approx(float(known.mean()))
+    assert watch.base().deviation["bright"] == pytest.approx(float(known.std()))
+    gained = Bright().score(frames + 0.1, prompts)[1:].mean() - known.mean()
+    assert watch.gains(frames + 0.1)["bright"] == pytest.approx(float(gained / known.std()), rel=1e-4)
+
+
+def test_rewards_see_a_few_frames_at_a_time() -> None:
+    seen: list[int] = []
+
+    class Counts(Bright):
+        def score(self, frames_BT3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+            seen.append(frames_BT3HW.shape[0] * frames_BT3HW.shape[1])
+            return super().score(frames_BT3HW, prompts)
+
+    for clips, length in ((70, 1), (5, 40)):
+        watch = HeldOut(1, ["a"] * clips, [Counts()], {}, lambda _: torch.zeros(0))
+        frames = torch.rand(clips, length, 3, 8, 8)
+        assert torch.equal(watch.scores(frames)["bright"], Bright().score(frames, ["a"] * clips).float())
+    assert seen == [32, 32, 6, 40, 40, 40, 40, 40]
+
+
+def test_nft_trains_at_the_noise_levels_of_the_expert_that_it_trains(
+    tmp_path: Path, wan: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every update: none has a loss that nothing of the adapter is in."""
+    more = (
+        "vars.reward=lively", "data.frames=5", "job.steps=4", "job.check_steps=4", "job.held_out=[]",
+        "job.method=nft", "job.nft.group=2", "job.nft.times=1", "job.check_every=6", "trainer.steps=6",
+        "job.train=low", "trainer.accumulation=2", "trainer.batch_size=4",
+    )  # fmt: skip
+    follows: list[int] = []
+    true = NFT._follow
+    monkeypatch.setattr(NFT, "_follow", lambda self: (follows.append(1), true(self))[1])
+    outcome = train(tmp_path / "low", wan, prompts, *more)
+    assert outcome.step == 6 and len(follows) == 6, "once in an update, whatever passes it has"
+    lines = [json.loads(line) for line in (tmp_path / "low" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["skipped"] == 0 for line in lines if "skipped" in line)
+    # An adapter to begin with is the old policy too.
+    wanted = recipe(tmp_path / "more", wan, prompts, *more, f"trainer.init_from={outcome.export}")
+    job = JOBS.build(wanted)
+    assert job.warm_start is not None and outcome.export is not None and isinstance(job.objective, NFT)
+    job.warm_start(outcome.export)
+    for name, factors in job.objective.factors.items():
+        assert all(torch.equal(a, b) for a, b in zip(factors.up, job.objective.old[name].up, strict=True))
+        assert any(float(up.detach().abs().sum()) > 0 for up in factors.up)
+    # And it is that adapter, or none.
+    with pytest.raises(CheckpointError, match=r"(?s)set job\.rank and job\.targets.*of rank 2 and not 1"):
+        JOBS.build(recipe(tmp_path / "rank", wan, prompts, *more, "job.rank=1")).warm_start(outcome.export)  # type: ignore[misc]
+    with pytest.raises(CheckpointError, match="changed by it alone"):
+        other = recipe(tmp_path / "targets", wan, prompts, *more, "job.targets=['blocks.0.*']")
+        JOBS.build(other).warm_start(outcome.export)  # type: ignore[misc]
+
+
+class Sees(Bright):
+    """Notes in what it is shown, and what it would compute in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.dtype, torch.dtype]] = []
+
+    def score(self, frames_BT3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+        product = frames_BT3HW.flatten(1) @ frames_BT3HW.flatten(1).T
+        self.seen.append((frames_BT3HW.dtype, product.dtype))
+        return super().score(frames_BT3HW, prompts)
+
+
+def test_rewards_compute_in_their_own_precision() -> None:
+    reward = Sees()
+    with torch.autocast("cpu", torch.bfloat16):
+        scored(reward, torch.rand(2, 1, 3, 8, 8, dtype=torch.bfloat16), ["a", "b"])
+    assert reward.seen == [(torch.float32, torch.float32)]
 
 
 def test_prompts_are_read_and_split(tmp_path: Path) -> None:
@@ -297,3 +405,15 @@ def test_prompts_are_read_and_split(tmp_path: Path) -> None:
     assert len(held) == 5 and not set(train_on) & set(held)
     assert set(held) <= {*split_prompts([*many, "another"], 5)[1], *held}
     assert len(set(held) & set(split_prompts([*many, "another"], 5)[1])) >= 4, "one more does not move the others"
+
+
+def test_prompts_that_a_reward_cannot_score_are_told_before_anything_is_drawn(
+    tmp_path: Path, base: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def picky(self: Bright, found: Sequence[str]) -> None:
+        assert len(found) == 5, "those that are trained with and those that are held out"
+        raise RequestError("Nothing is quoted")
+
+    monkeypatch.setattr(Bright, "check_prompts", picky)
+    with pytest.raises(RequestError, match="quoted"):
+        JOBS.build(recipe(tmp_path / "run", base, prompts, "vars.reward=bright"))

@@ -156,11 +156,19 @@ def test_of_two_experts_one_is_kept_while_its_graph_may_need_it() -> None:
     nets: Any = {name: Held(name) for name in ("transformer", "transformer_2")}
     sampler: Any = SimpleNamespace(renoises=False)
     painter = ModelPainter(nets, {}, (), [1, 1], sampler, None, torch.ones(2), (1,), None)  # type: ignore[arg-type]
-    for learning, expected in ((False, 1), (True, 2), (False, 1)):
+
+    def use(name: str, learning: bool) -> list[str]:
         with nullcontext() if learning else torch.no_grad():
-            for name in nets:
-                painter._use(name)
-        assert len(there) == expected
+            painter._use(name)
+        return sorted(there)
+
+    high, low = nets
+    assert [use(name, learning=False) for name in nets] == [[high], [low]], "a rollout has one at a time"
+    assert use(high, learning=True) == [high], "what the rollout ended on has no graph and goes"
+    assert use(low, learning=False) == [high, low], "its velocity is only compared with, but the other's graph stays"
+    assert use(low, learning=True) == [high, low]
+    painter.begin()
+    assert use(low, learning=False) == [low], "after the update nothing is needed any longer"
 
 
 def test_dry_run_shows_it_and_trains_nothing(command: Any, tmp_path: Path) -> None:

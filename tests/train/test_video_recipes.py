@@ -11,7 +11,7 @@ from PIL import Image
 
 import frolic
 from frolic.config import load_recipe
-from frolic.errors import ConfigError
+from frolic.errors import ConfigError, ModelNotFoundError
 from frolic.io.safetensors import load
 from frolic.models.wan_vae import WanVAE
 from frolic.train.jobs import built_in
@@ -91,12 +91,16 @@ def test_from_cut_outs_to_a_model_of_two_experts(tmp_path: Path, pack: Path) -> 
         for key, value in weights(low, "transformer_2").items()
     )
     frolic.load(low)
+    # What is drawn meanwhile is drawn by both, so a partner that is not there is missed at once.
+    with pytest.raises(ModelNotFoundError, match="nowhere"):
+        train("starter/video", tmp_path / "wrong", pack, *given, "job.train=low", "job.other=nowhere")
 
     one = train("starter/video", tmp_path / "one", pack, *given, "job.boundary=null")
     assert not (one / "transformer_2").exists()
     assert frolic.load(one)("a cup", seed=1, frames=1).images[0].size == (32, 32)
     for wrong, said in (
         (["job.train=high"], "job.other"),
+        ([f"job.other={folder}"], "leave it out"),
         (["job.train=high", "job.boundary=null"], "give job.boundary"),
         (["data.frames=6"], "cannot be encoded"),
     ):

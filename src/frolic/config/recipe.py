@@ -158,7 +158,8 @@ class TrainerSection(Section):
         threads: CPU threads; 0 leaves torch's choice.
         prefetch: batches prepared ahead, each on a thread of its own; the run's numbers do not depend on it.
         patience: updates in a row that may be skipped because they are not finite.
-        init_from: a checkpoint, a run folder or an exported folder whose weights (only) the run starts from.
+        init_from: a checkpoint, a run folder, an exported folder or a model that ships, whose weights (only) the run
+            starts from.
         init_step: how many of ``steps`` those weights have behind them: schedule and batches go on from there.
     """
 

@@ -31,6 +31,11 @@ ALIASES: Mapping[str, Callable[[], Path]] = {
 """Models that ship with frolic."""
 
 
+def shipped_or_path(name: str) -> Path:
+    """The folder of a model that ships, by its name; any other ``name`` is a path, which need not be there."""
+    return ALIASES[name]() if name in ALIASES else Path(name).expanduser()
+
+
 @dataclass(frozen=True)
 class Watch:
     """Who hears of a download: ``notify`` of its size before it begins, ``progress`` of the bytes done and in all.

@@ -37,6 +37,10 @@ class Reward(Protocol):
         """``[B]`` in float32, of ``[B, T, 3, H, W]`` in [0, 1] and B prompts."""
         ...
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raises RequestError: listing those that it could not score a picture of."""
+        ...
+
 
 class Base(nn.Module):
     """What most rewards share. A subclass sets ``name`` and defines ``score``; a module, so that what it holds can be
@@ -53,6 +57,9 @@ class Base(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.marks: Mapping[str, str] = {}
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Any will do."""
 
     def freeze(self) -> None:
         """No parameter of it wants a gradient, and dropout and the like are off."""

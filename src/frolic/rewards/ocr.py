@@ -46,14 +46,17 @@ class Legible(Base):
         super().__init__()
         self.engine = engine or rapidocr()
 
-    def score(self, frames_BT3HW: Tensor, prompts: Sequence[str]) -> Tensor:
-        wanted = [quoted(prompt) for prompt in prompts]
-        if silent := [prompt for prompt, text in zip(prompts, wanted, strict=True) if not text]:
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        if silent := [prompt for prompt in prompts if not quoted(prompt)]:
             listed = "; ".join(f"{prompt[:80]!r}" for prompt in silent[:8]) + (" ..." if len(silent) > 8 else "")
             raise RequestError(
                 f'The reward ocr compares with the text that the prompt quotes, as in: a sign that says "open". '
                 f"Nothing is quoted in {listed}"
             )
+
+    def score(self, frames_BT3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+        self.check_prompts(prompts)
+        wanted = [quoted(prompt) for prompt in prompts]
         scores = [
             sum(likeness(text, self.engine(frame)) for frame in clip) / len(clip)
             for text, clip in zip(wanted, as_bytes(frames_BT3HW), strict=True)

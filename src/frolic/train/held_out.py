@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from frolic.errors import ConfigError
 from frolic.io.files import write_bytes
 from frolic.rewards import Reward
 from frolic.train.metrics import lines_until
 
 HISTORY = "held_out.jsonl"
+_AT_ONCE = 32  # frames that a reward sees together
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class HeldOut:
     """Checks every so many steps.
 
     Attributes:
+        device: where rewards compute; frames wait on the CPU.
         trained: the weights of the rewards that are trained with.
         floor: how many deviations any other reward may lie below the plain model's.
         patience: the run ends when it does so in as many checks one after the other.
@@ -64,6 +67,7 @@ class HeldOut:
     floor: float = 0.1
     patience: int = 2
     keep: Callable[[Mapping[str, nn.Module], Path], None] | None = None
+    device: torch.device | str = "cpu"
     history: list[dict[str, Any]] = field(default_factory=list)
     _plain: tuple[Tensor, Base] | None = None
 
@@ -71,14 +75,23 @@ class HeldOut:
         return self._shown()[1]
 
     def scores(self, frames: Tensor) -> dict[str, Tensor]:
-        """[N] of each reward."""
-        return {reward.name: reward.score(frames, self.prompts).float().cpu() for reward in self.rewards}
+        """[N] of each reward, a few frames at a time: large rewards have large layers. Batch mates change no score."""
+        size = max(1, _AT_ONCE // frames.shape[1])
+        found = {}
+        for reward in self.rewards:
+            parts = [
+                reward.score(some.to(self.device), self.prompts[first : first + len(some)]).float().cpu()
+                for first, some in zip(range(0, len(frames), size), frames.split(size), strict=True)
+            ]
+            found[reward.name] = torch.cat(parts)
+        return found
 
     def gains(self, frames: Tensor) -> dict[str, float]:
-        """How much more each reward gives than for the plain model, in its deviations."""
+        """How much more each reward gives than for the plain model, in its deviations; of pictures that it gives a
+        number for."""
         base = self.base()
         return {
-            name: (float(score.mean()) - base.mean[name]) / base.deviation[name]
+            name: (float(_known(score).mean()) - base.mean[name]) / base.deviation[name]
             for name, score in self.scores(frames).items()
         }
 
@@ -134,8 +147,13 @@ class HeldOut:
         if self._plain is None:
             frames = self.draw({})
             scores = self.scores(frames)
-            mean = {name: float(score.mean()) for name, score in scores.items()}
-            deviation = {name: max(float(score.std()), 1e-6) for name, score in scores.items()}
+            if none := [name for name, score in scores.items() if len(_known(score)) < 2]:
+                raise ConfigError(
+                    f"{', '.join(none)} gave a number for fewer than 2 of {len(frames)} held-out pictures of the plain "
+                    "model, which is too few to tell what a gain is; hold out more prompts, or leave it out."
+                )
+            mean = {name: float(_known(score).mean()) for name, score in scores.items()}
+            deviation = {name: max(float(_known(score).std()), 1e-6) for name, score in scores.items()}
             self._plain = frames, Base(mean, deviation)
         return self._plain
 
@@ -145,3 +163,8 @@ class HeldOut:
         shown = torch.stack([plain[:count], frames[:count]], dim=1).flatten(0, 1)
         places = sorted({0, shown.shape[1] // 2, shown.shape[1] - 1})
         return torch.cat([shown[:, place] for place in places], dim=-1) * 2 - 1
+
+
+def _known(score_N: Tensor) -> Tensor:
+    """Those that are numbers."""
+    return score_N[torch.isfinite(score_N)]

@@ -55,6 +55,7 @@ class ModelPainter:
         self.scales, self.sampler, self.schedule, self.sigmas = list(scales), sampler, schedule, sigmas
         self.shape, self._decode, self.boundary = tuple(shape), decode, boundary
         self._here: set[str] = set()
+        self._needed: set[str] = set()
 
     def expert_steps(self, sigmas: Tensor | None = None) -> list[range]:
         """The steps of each of the models, in their order."""
@@ -80,12 +81,17 @@ class ModelPainter:
             return made[0]
         return experts(made[0], made[1], self.boundary, self.schedule.timesteps)
 
+    def begin(self) -> None:
+        """A new drawing: graphs of earlier ones have been gone back through."""
+        self._needed.clear()
+
     def _use(self, name: str) -> Any:
-        if not torch.is_grad_enabled():  # else a graph that was made with another one's weights may still need them
-            for other in self._here - {name}:
-                self.nets[other].release()
-            self._here &= {name}
-        self._here.add(name)
+        if torch.is_grad_enabled():  # until the next drawing its graph may need the weights where they are
+            self._needed.add(name)
+        kept = {name, *self._needed}
+        for other in self._here - kept:
+            self.nets[other].release()
+        self._here = (self._here & kept) | {name}
         return self.nets[name].get()
 
     def decode(self, latents: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -107,6 +113,7 @@ class ModelPainter:
     def draw(self, text_BSE: Tensor, mask_BS: Tensor, seeds: Sequence[int], sigmas: Tensor | None = None) -> Tensor:
         """Frames of the final latents ``[B, T, 3, H, W]`` in [0, 1], each from the noise of its own seed."""
         sigmas = self.sigmas if sigmas is None else sigmas
+        self.begin()
 
         def noise(draw: int) -> Tensor:
             return sample_noise(self.shape, 0, seeds, draw).to(text_BSE.device)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from frolic.config import Recipe
 from frolic.errors import NumericsError, ResourceError, is_out_of_memory
+from frolic.plan.find import shipped_or_path
 from frolic.train.batches import batches
 from frolic.train.device import has_compiler, in_bfloat16, resolve_device
 from frolic.train.ema import Ema
@@ -105,7 +106,7 @@ class Trainer:
             if snapshot is not None:
                 self.restore(snapshot)
             elif self.settings.init_from is not None:
-                warm_start(Path(self.settings.init_from).expanduser(), self.job)
+                warm_start(shipped_or_path(self.settings.init_from), self.job)
                 if self.ema is not None:
                     self.ema.restart(self.modules)
                 self.step = self.settings.init_step

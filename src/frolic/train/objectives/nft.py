@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from frolic.config import Positive, Section
 from frolic.lora.trained import Factors
 from frolic.sampling.prediction import add_noise, per_sample, velocity_of
-from frolic.train.objectives.reward import Goal, rollout
+from frolic.train.objectives.reward import Goal, rollout, scored
 from frolic.train.painter import ModelPainter
 
 
@@ -39,7 +39,7 @@ class NFTSettings(Section):
 
 class NFT:
     """The objective. ``old`` is saved with the run, beside what is trained. ``anchor`` holds velocities near the plain
-    model's."""
+    model's. ``steps``: those whose noise levels are trained, which are the trained expert's; by default all."""
 
     def __init__(
         self,
@@ -49,7 +49,11 @@ class NFT:
         prompts: Sequence[str],
         settings: NFTSettings,
         anchor: float = 0.0,
+        steps: Sequence[int] | None = None,
     ) -> None:
+        self.steps = range(len(painter.sigmas) - 1) if steps is None else steps
+        assert self.steps
+        self._followed: int | None = None
         self.factors, self.painter, self.goals = dict(factors), painter, goals
         self.prompts, self.settings, self.anchor = prompts, settings, anchor
         self.old = {name: copy.deepcopy(each).requires_grad_(False) for name, each in factors.items()}
@@ -62,13 +66,17 @@ class NFT:
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """``prompt``, ``text`` and ``mask`` as for ``RewardGradient``, of which the first ``B / group`` are used, each
-        for a whole group."""
+        for a whole group; and ``step`` [B], the update they are for."""
         s = self.settings
-        groups = max(1, len(batch["prompt"]) // s.group)
+        groups = len(batch["prompt"]) // s.group
+        assert groups
         rows = torch.arange(groups).repeat_interleave(s.group)
         text, mask = batch["text"][rows], batch["mask"][rows]
         prompts = [self.prompts[number] for number in batch["prompt"][rows].tolist()]
-        self._follow()
+        step = int(batch["step"][0])
+        if step != self._followed:  # once in an update, however many passes it has
+            self._follow()
+            self._followed = step
         noise = torch.randn(len(rows), *self.painter.shape, generator=generator).to(text.device)
         with torch.no_grad(), self.painter.reading(self.old):
             latents, _ = rollout(self.painter, noise, text, mask, [], generator)
@@ -84,8 +92,9 @@ class NFT:
         """The loss at one noise level of each picture."""
         s = self.settings
         sigmas = self.painter.sigmas[:-1].float()
-        picked = torch.randint(len(sigmas), (1,), generator=generator)  # of one expert: all of a batch are at one level
-        sigma = sigmas[picked].to(latents)[0]
+        # Of one expert: all of a batch are at one level.
+        picked = self.steps[int(torch.randint(len(self.steps), (1,), generator=generator))]
+        sigma = sigmas[picked].to(latents)
         fresh = torch.randn(latents.shape, generator=generator).to(latents)
         x, aim = add_noise(latents, fresh, sigma), fresh - latents
 
@@ -110,7 +119,7 @@ class NFT:
         total = torch.zeros(len(frames))
         scalars: dict[str, Tensor] = {}
         for goal in self.goals:
-            score = goal.reward.score(frames, prompts).float().cpu()
+            score = scored(goal.reward, frames, prompts).float().cpu()
             total = total + goal.weight / goal.deviation * score
             scalars[f"reward_{goal.reward.name}"] = score.nanmean()
         sound = torch.isfinite(total)
@@ -121,6 +130,11 @@ class NFT:
         centred = (total - total.nanmean(dim=1, keepdim=True)).nan_to_num(0.0)
         spread = centred.square().mean().sqrt().clamp_min(1e-6)
         return (0.5 + 0.5 * (centred / spread / self.settings.clip).clamp(-1, 1)).flatten(), scalars
+
+    def begin_as(self) -> None:
+        """The old policy is what is trained, as when that has been loaded."""
+        for name, old in self.old.items():
+            old.load_state_dict(self.factors[name].state_dict())
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -42,6 +42,10 @@ class Painter(Protocol):
     sampler: Sampler
     sigmas: Tensor
 
+    def begin(self) -> None:
+        """Called before each drawing, when nothing of an earlier one is needed any longer."""
+        ...
+
     def denoiser(self, text_BSE: Tensor, mask_BS: Tensor) -> Denoise:
         """The guided denoiser of these texts, reading the factors in training."""
         ...
@@ -180,7 +184,7 @@ class RewardGradient:
             total = z.new_zeros(len(z))
             scalars = {}
             for goal in self.goals:
-                score = goal.reward.score(frames, prompts)
+                score = scored(goal.reward, frames, prompts)
                 total = total + goal.weight / goal.deviation * score
                 scalars[f"reward_{goal.reward.name}"] = score.detach()
             sound = torch.isfinite(total.detach())
@@ -197,11 +201,18 @@ class RewardGradient:
         return torch.where(per_sample(sound, gradient).bool(), gradient, 0.0) / count, scalars
 
 
+def scored(reward: Reward, frames: Tensor, prompts: Sequence[str]) -> Tensor:
+    """``reward.score`` in its own precision, whatever the model is trained in: in bfloat16 near scores are alike."""
+    with torch.autocast(frames.device.type, enabled=False):
+        return reward.score(frames.float() if frames.dtype == torch.bfloat16 else frames, prompts)
+
+
 def rollout(
     painter: Painter, noise: Tensor, text: Tensor, mask: Tensor, chosen: Sequence[int], generator: torch.Generator
 ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
     """The final latents, and the state and noise level at which the model was asked in each of the ``chosen`` steps.
     ``generator`` gives what a sampler adds on its way, if it adds any."""
+    painter.begin()
     denoise = painter.denoiser(text, mask)
     kept: dict[int, tuple[Tensor, Tensor]] = {}
     asked = 0

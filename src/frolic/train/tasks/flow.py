@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from frolic.config import Recipe
 from frolic.pipeline.parts import Resident
+from frolic.plan.find import shipped_or_path
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.solvers import SAMPLERS
 from frolic.train.device import resolve_device
@@ -64,7 +65,7 @@ def build(recipe: Recipe) -> Job:
     device = resolve_device(recipe.trainer.device)
     if spec.fuse and device.type == "cpu" and not recipe.trainer.compile:
         spec.fuse(transformer)
-    autoencoder, texts = Path(data.autoencoder).expanduser(), Path(data.text).expanduser()
+    autoencoder, texts = shipped_or_path(data.autoencoder), shipped_or_path(data.text)
     vae: Any
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
     encode = text_encoder(model.family, texts, settings.tokens, device)

@@ -23,6 +23,7 @@ from frolic.errors import CheckpointError, ConfigError
 from frolic.io import safetensors
 from frolic.io.files import read_json_object
 from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
+from frolic.plan.find import shipped_or_path
 from frolic.rewards.dual import CONFIG, WEIGHTS, write_dual
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
@@ -55,7 +56,7 @@ def build(recipe: Recipe) -> Job:
     if recipe.trainer.accumulation > 1:
         raise ConfigError("trainer.accumulation: captions are told apart within a pass; set it and workers to 1.")
     device = resolve_device(recipe.trainer.device)
-    autoencoder, texts = Path(data.autoencoder).expanduser(), Path(data.text).expanduser()
+    autoencoder, texts = shipped_or_path(data.autoencoder), shipped_or_path(data.text)
     vae: Any
     _, vae = read_component("sana", "vae", autoencoder / "vae")
     encode = text_encoder("sana", texts, settings.tokens, device)

@@ -101,6 +101,8 @@ def build(recipe: Recipe) -> Job:
     model = recipe.section("model", Base)
     device = resolve_device(recipe.trainer.device)
     _, pipeline = open_base(model, device, recipe.trainer.precision)
+    if pipeline.makes_clips:
+        raise ConfigError(f"model.base: {model.base} makes clips, and this trains on pictures; name a model of those.")
     transformer: Any = pipeline.transformer
     if getattr(transformer.config, "guidance_embeds", False):
         raise ConfigError(

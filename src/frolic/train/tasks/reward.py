@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from frolic.config import Positive, Recipe, Section
+from frolic.config import Recipe
 from frolic.data.cached import TextSet
 from frolic.data.prompts import Prompts, read_prompts, split_prompts
-from frolic.errors import ConfigError, nearest
+from frolic.errors import ConfigError
 from frolic.io import safetensors
 from frolic.lora.experts import HIGH, LOW
 from frolic.lora.trained import Factors, Learning
@@ -26,122 +25,42 @@ from frolic.pipeline.parts import Offloaded, Resident
 from frolic.rewards import Reward
 from frolic.rewards.preprocess import disturb
 from frolic.rewards.spec import make_rewards, parse_rewards
-from frolic.sampling.few import FEW, MOST
 from frolic.sampling.solvers import SAMPLERS
-from frolic.spec import SamplingDefaults
-from frolic.strength import MAX_WEIGHT
 from frolic.train.checkpointing import recompute
 from frolic.train.device import in_bfloat16, resolve_device
 from frolic.train.held_out import HeldOut
 from frolic.train.jobs import Job, JobKind
 from frolic.train.memory_plan import MemoryPlan
-from frolic.train.objectives.agreement import OpinionSettings
 from frolic.train.objectives.base import Source
-from frolic.train.objectives.nft import NFT, NFTSettings
+from frolic.train.objectives.consistency import Stepped
+from frolic.train.objectives.nft import NFT
 from frolic.train.objectives.reward import Goal, RewardGradient
-from frolic.train.objectives.steps import StepChoice, StepSettings
+from frolic.train.objectives.steps import StepChoice
 from frolic.train.painter import ModelPainter
 from frolic.train.tasks.base import Base, encode_texts, linears, open_base, set_aside
 from frolic.train.tasks.component import part_marks, weights_mark
 from frolic.train.tasks.latent_contrastive import agreement_on_prompts
 from frolic.train.tasks.reward_export import About, Exporting
+from frolic.train.tasks.reward_settings import Data, Settings, Window, check_passes, check_sampler
 
 PARTS = {"transformer": HIGH, "transformer_2": LOW}
-
-
-class Window(Section):
-    """Of a clip, how many latent frames are decoded and scored in an update, from where: ``random``, or from the
-    ``first``. ``latents: null`` decodes all."""
-
-    latents: Positive | None = 2
-    where: Literal["random", "first"] = "random"
-
-
-class GradientSettings(Section):
-    """Of ``method: gradient``: which steps are trained in an update, what of a clip is scored in it, and whether what
-    the rewards see is cut and blurred a little. ``estimate``: the gradient of the ``drawing`` itself, or that of its
-    latents ``renoised``, SRPO's."""
-
-    choice: StepSettings = StepSettings()
-    window: Window = Window()
-    disturb: bool = True
-    estimate: Literal["drawing", "renoised"] = "drawing"
-
-
-class Settings(Section):
-    """``rewards``: what is trained for, each as ``NAME[=WEIGHTS][:WEIGHT]``; ``held_out`` what is only watched, as
-    ``NAME[=WEIGHTS]``. ``method``: ``gradient`` (``frolic.train.objectives.reward``) or ``nft``, for rewards without
-    gradients (``frolic.train.objectives.nft``), each with a section of its own settings. With the gradient,
-    ``agreement`` says beside the rewards what pictures show. ``steps``, ``sampler``, ``guidance_scale`` and
-    ``guidance_scale_2`` of the rollout are the model's own where they are not set. ``train``: of two experts, which.
-    ``anchor`` keeps the model near what it was. ``check_every`` updates the held-out prompts are drawn, with
-    ``check_steps`` steps (the model's own if not set), and the run ends when a held-out reward lies ``floor``
-    deviations below the plain model's in ``patience`` checks. ``rank``, ``alpha``, ``targets`` and ``recompute`` as in
-    ``kind: lora``."""
-
-    rewards: Annotated[list[str], Field(min_length=1)]
-    held_out: list[str] = []
-    method: Literal["gradient", "nft"] = "gradient"
-    gradient: GradientSettings = GradientSettings()
-    agreement: OpinionSettings | None = None
-    nft: NFTSettings = NFTSettings()
-    steps: Positive | None = None
-    sampler: str | None = None
-    guidance_scale: float | None = None
-    guidance_scale_2: float | None = None
-    anchor: Annotated[float, Field(ge=0)] = 0.0
-    train: Literal["both", "high", "low"] = "both"
-    check_every: Positive = 25
-    check_steps: Positive | None = None
-    floor: Annotated[float, Field(ge=0)] = 0.1
-    patience: Positive = 2
-    sweep: list[Annotated[float, Field(gt=0, le=MAX_WEIGHT)]] = [0.25, 0.5, 0.75, 1.0]
-    rank: Annotated[int, Field(ge=1, le=1024)] = 8
-    alpha: Annotated[float, Field(gt=0)] = 8.0
-    targets: list[str] = ["blocks.*"]
-    recompute: bool = False
-
-    @field_validator("sampler")
-    @classmethod
-    def _known(cls, name: str | None) -> str | None:
-        if name is not None and name not in SAMPLERS:
-            raise ValueError(f"there is no sampler {name!r}{nearest(name, SAMPLERS)}")
-        return name
-
-    @model_validator(mode="after")
-    def _agreement_by_gradient(self) -> Settings:
-        if self.agreement is not None and self.method != "gradient":
-            raise ValueError("agreement is a gradient by the latents; take it out, or train with method: gradient")
-        return self
-
-
-class Data(Section):
-    """``prompts``: a file of one prompt a line (or of JSON lines with ``prompt``), or the name of a list that ships
-    with frolic. ``held_out`` of them are never trained with. ``height``, ``width`` and ``frames`` are the model's own
-    where they are not set. ``title``, ``about`` and ``trained_on`` as in ``kind: lora``."""
-
-    prompts: str
-    held_out: Positive = 24
-    height: Positive | None = None
-    width: Positive | None = None
-    frames: Positive | None = None
-    title: str = "reward"
-    about: str = ""
-    trained_on: str = ""
 
 
 def build(recipe: Recipe) -> Job:
     settings, data = recipe.section("job", Settings), recipe.section("data", Data)
     model = recipe.section("model", Base)
+    check_passes(settings, recipe.trainer)
     device = resolve_device(recipe.trainer.device)
     prompts, held = split_prompts(read_prompts(data.prompts), data.held_out)
     trained, watched = _rewards(settings, device)
     rewards = [*(goal for goal, _ in trained), *watched]
     weights = {reward.name: weight for reward, weight in trained}
+    for reward in rewards:
+        reward.check_prompts([*prompts, *held])
     # On a device with memory of its own, parts come when they are needed and leave: texts first, then one expert.
     spare: Literal["full", "low"] = "full" if device.type == "cpu" else "low"
     plan, pipeline = open_base(model, device, recipe.trainer.precision, memory=spare)
-    _check_sampler(settings, pipeline.defaults, model.base)
+    check_sampler(settings, pipeline.defaults, model.base)
     wanted = list(dict.fromkeys([*prompts, *held]))
     words = TextSet(**encode_texts(pipeline, wanted))
     null = pipeline.text.encode("", negative=True)
@@ -171,7 +90,7 @@ def build(recipe: Recipe) -> Job:
             for first in range(0, len(held), 4):
                 rows = range(first, min(first + 4, len(held)))
                 states, mask = (each.to(device) for each in known.texts([held[row] for row in rows]))
-                parts.append(painter.draw(states, mask, rows, check_sigmas).float())
+                parts.append(painter.draw(states, mask, rows, check_sigmas).float().cpu())
         return torch.cat(parts)
 
     def keep(modules: Mapping[str, nn.Module], folder: Path) -> None:
@@ -181,17 +100,18 @@ def build(recipe: Recipe) -> Job:
 
     held_out = HeldOut(
         settings.check_every, held, rewards, weights, draw, settings.floor,
-        settings.patience, keep,
+        settings.patience, keep, device,
     )  # fmt: skip
     deviation = held_out.base().deviation
     goals = [Goal(reward, weight, deviation[reward.name]) for reward, weight in trained]
     objective: RewardGradient | NFT
+    named = dict(zip(nets, painter.expert_steps(), strict=True))
+    groups = [named[name] for name in factors]
     if settings.method == "nft":
-        objective = NFT(factors, painter, goals, prompts, settings.nft, settings.anchor)
+        source = Stepped(source)
+        objective = NFT(factors, painter, goals, prompts, settings.nft, settings.anchor, _steps(groups))
     else:
-        groups = painter.expert_steps()
-        named = dict(zip(nets, groups, strict=True))
-        choice = StepChoice.of(settings.gradient.choice, [named[name] for name in factors])
+        choice = StepChoice.of(settings.gradient.choice, groups)
         objective = RewardGradient(
             factors, painter, goals, choice, prompts, painter.shape, settings.anchor,
             disturb if settings.gradient.disturb else None, settings.gradient.estimate == "renoised",
@@ -213,31 +133,28 @@ def build(recipe: Recipe) -> Job:
         ),
         Path(recipe.output.folder).expanduser(),
     )  # fmt: skip
+
+    def warm_start(folder: Path) -> None:
+        exporting.warm_start(factors, folder)
+        if isinstance(objective, NFT):
+            objective.begin_as()
+
     return Job(
         objective=objective,
         source=source,
         export=exporting,
-        warm_start=lambda folder: exporting.warm_start(factors, folder),
+        warm_start=warm_start,
         inputs=marks,
         held_out=held_out,
     )
 
 
-def _check_sampler(settings: Settings, defaults: SamplingDefaults, base: str) -> None:
-    """Raises ConfigError, listing what of the rollout the model cannot do."""
-    wrong, few = [], defaults.sampler == FEW
-    if settings.sampler is not None and (settings.sampler == FEW) is not few:
-        wrong.append(f"job.sampler: {base} is not drawn by {settings.sampler}; leave it out")
-    if few:
-        for name in ("steps", "check_steps"):
-            if (getattr(settings, name) or 1) > MOST:
-                wrong.append(f"job.{name}: {base} draws in 1 to {MOST}")
-        if settings.gradient.estimate == "renoised":
-            wrong.append(f"job.gradient.estimate: {base} finishes a picture in a step and has none that is short")
-        if settings.method == "nft":
-            wrong.append(f"job.method: nft trains a flow's velocities, and {base} has none; train with the gradient")
-    if wrong:
-        raise ConfigError(f"{'; '.join(wrong)}.")
+def _steps(groups: Sequence[range]) -> list[int]:
+    """All of them. Raises ConfigError: there are none."""
+    steps = [step for group in groups for step in group]
+    if not steps:
+        raise ConfigError("job.train: the expert that is trained has no steps; give more job.steps.")
+    return steps
 
 
 def _rewards(settings: Settings, device: torch.device) -> tuple[list[tuple[Reward, float]], list[Reward]]:
@@ -306,6 +223,8 @@ def _painter(
     vae.recompute = settings.recompute  # of autoencoders that know it
     height, width = data.height or defaults.height, data.width or defaults.width
     frames = (data.frames or defaults.frames) if pipeline.makes_clips else None
+    if settings.guidance_scale_2 is not None and len(nets) == 1:
+        raise ConfigError("job.guidance_scale_2 is of the second of two experts, and the model has one; leave it out.")
     wrong = [f"{side} pixels" for side in (height, width) if side % pipeline.stride]
     if data.frames is not None and frames is None:
         wrong.append(f"data.frames={data.frames} of a model of pictures")
@@ -321,7 +240,8 @@ def _painter(
         width // config.stride,
     )
     scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
-    other = settings.guidance_scale_2 if settings.guidance_scale_2 is not None else scale
+    second = (settings.guidance_scale_2, settings.guidance_scale, defaults.guidance_scale_2, scale)
+    other = next(each for each in second if each is not None)
     window = settings.gradient.window
     decode = partial(_stills, pipeline) if count is None else partial(_clips, pipeline, window, count)
     whole = count is None or settings.method == "nft" or window.latents is None

@@ -19,7 +19,8 @@ from frolic.sampling.few import FEW
 from frolic.train.device import resolve_device
 from frolic.train.memory_plan import MemoryPlan, Moment, kept_bytes
 from frolic.train.tasks.base import Base
-from frolic.train.tasks.reward import PARTS, Data, Settings
+from frolic.train.tasks.reward import PARTS
+from frolic.train.tasks.reward_settings import Data, Settings
 
 _COPIES = 5  # of what is trained, in float32: itself, its gradient, two of the optimizer's, its average
 _STATE = 4  # bytes of a number that goes from block to block

@@ -81,7 +81,7 @@ class Scenes(Section):
 
 class Data(Scenes):
     """``autoencoder`` and ``text`` are folders that hold ``vae`` and ``text_encoder`` with ``tokenizer``: exports of
-    those recipes' runs."""
+    those recipes' runs, or models that ship, by their names."""
 
     autoencoder: str
     text: str

@@ -23,7 +23,7 @@ from frolic.data.scenes import Cast
 from frolic.errors import ConfigError
 from frolic.io.home import home
 from frolic.pipeline.parts import Resident
-from frolic.plan import find_model
+from frolic.plan.find import shipped_or_path
 from frolic.sampling.guidance import experts
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.solvers import SAMPLERS
@@ -112,7 +112,7 @@ def build(recipe: Recipe) -> Job:
     # Alike at first: what one learns before it has seen much is of use to the other.
     nets = {EXPERTS[0]: first} | ({} if settings.boundary is None else {EXPERTS[1]: copy.deepcopy(first)})
     device = resolve_device(recipe.trainer.device)
-    autoencoder, texts = Path(data.autoencoder).expanduser(), find_model(data.text)
+    autoencoder, texts = shipped_or_path(data.autoencoder), shipped_or_path(data.text)
     vae: Any
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
     if (data.frames - 1) % vae_config.frame_stride or data.side % vae_config.stride:
@@ -151,7 +151,7 @@ def build(recipe: Recipe) -> Job:
             if name in modules:
                 write_component(spec, "transformer", config, modules[name], folder / name, STORED[settings.store])
             elif settings.other is not None:
-                _copy(Path(settings.other).expanduser() / name, folder / name)
+                _copy(shipped_or_path(settings.other) / name, folder / name)
         card = settings.card.model_copy(update={"frames": data.frames})
         complete(
             folder,
@@ -167,8 +167,16 @@ def build(recipe: Recipe) -> Job:
 
     def warm_start(folder: Path) -> None:
         for name, net in nets.items():
+            if name == partner:
+                continue  # it is what it is
             # Two that begin as the one that was trained for all noise levels.
             load_weights(spec, config, net, folder / (name if (folder / name).is_dir() else EXPERTS[0]))
+
+    partner = {"high": EXPERTS[1], "low": EXPERTS[0]}.get(settings.train)
+    if partner is not None and settings.other is not None:
+        # What is drawn while one is trained is drawn by both.
+        load_weights(spec, config, nets[partner], shipped_or_path(settings.other) / partner)
+        nets[partner].to(device).requires_grad_(False)
 
     trained = {"both": nets, "high": {EXPERTS[0]: first}, "low": {n: net for n, net in nets.items() if n == EXPERTS[1]}}
     objective: Flow
@@ -199,6 +207,8 @@ class _One(Flow):
 def _with_levels(settings: Settings) -> Settings:
     """With the noise levels of the expert that is trained alone."""
     if settings.train == "both":
+        if settings.other is not None:
+            raise ConfigError("job.other is the partner of one expert that is trained alone; leave it out.")
         return settings
     if settings.boundary is None:
         raise ConfigError(
