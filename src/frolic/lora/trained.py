@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frolic.errors import CheckpointError
-from frolic.io.problems import Problems
 from frolic.lora.adapter import Adapter
 from frolic.lora.delta import Delta
 
@@ -66,16 +65,24 @@ class Factors(nn.Module):
         Raises:
             CheckpointError: listing the linears that it has not, or has beside these or of another shape or rank.
         """
-        problems = Problems("The adapter to begin with is another one; set job.rank and job.targets as it has them")
-        for name in sorted({*self.linears} ^ adapter.deltas.keys()):
-            problems.add("not changed by it" if name in self.linears else "changed by it alone", name)
+        wrong = [
+            f"{name} is {'not changed by it' if name in self.linears else 'changed by it alone'}"
+            for name in sorted({*self.linears} ^ adapter.deltas.keys())
+        ]
         for name, down, up in zip(self.linears, self.down, self.up, strict=True):
             delta = adapter.deltas.get(name)
-            if delta is not None and (delta.dense is not None or delta.magnitude is not None or delta.bias is not None):
-                problems.add("changed otherwise than by two factors", name)
-            elif delta is not None and (delta.a.shape, delta.b.shape) != (down.shape, up.shape):
-                problems.add(f"of rank {delta.rank} and not {len(down)}, or of another shape", name)
-        problems.raise_any(CheckpointError)
+            if delta is None:
+                continue
+            if delta.dense is not None or delta.magnitude is not None or delta.bias is not None:
+                wrong.append(f"{name} is changed otherwise than by two factors")
+            elif (delta.a.shape, delta.b.shape) != (down.shape, up.shape):
+                wrong.append(f"{name} is of rank {delta.rank} and not {len(down)}, or of another shape")
+        if wrong:
+            more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+            raise CheckpointError(
+                "The adapter to begin with is another one; set job.rank and job.targets as it has them: "
+                f"{', '.join(wrong[:8])}{more}."
+            )
         with torch.no_grad():
             for name, down, up in zip(self.linears, self.down, self.up, strict=True):
                 down.copy_(adapter.deltas[name].a)
