@@ -289,7 +289,7 @@ def whole(folder: Path, base: Path, pack: Path, cache: Path, *changes: str, unti
         f"vars.autoencoder={base}", f"vars.text={base}", f"data.pack={pack}", f"data.cache={cache}", "data.pictures=12",
         f"data.{SHAPES}", *WHOLE, "job.tokens=12", "job.card.height=32", "job.card.width=32", "job.agreement.others=8",
         "trainer.steps=4", "trainer.batch_size=6", "schedule.warmup=1", f"output.folder={folder}", "trainer.device=cpu",
-        "trainer.log_every=1", "trainer.init_from=null",
+        "trainer.log_every=1", "trainer.init_from=null", "job.kept=0",
     ]  # fmt: skip
     read = load_recipe("starter/image-agreement", [*tiny, *changes], "ci", jobs=JOBS)
     return Trainer(read, JOBS.build(read)).run(until=until)
@@ -313,8 +313,18 @@ def test_a_whole_model_that_is_told_and_one_that_was_stopped_go_the_same_way(
     other = train(tmp_path / "other", base, pack, tmp_path / "cache", "trainer.seed=1").export
     with pytest.raises(ConfigError, match="another agreement"):
         whole(tmp_path / "straight", *given[:3], f"vars.encoder={other}", "trainer.steps=5")
-    begin = [f"vars.begin={straight.export}", "trainer.init_from=${begin}"]
-    assert whole(tmp_path / "more", *given, *begin, until=1).step == 1
+    # The finished weights are the mean of what it began with and what it learned.
+    begin = [f"vars.begin={straight.export}", "trainer.init_from=${begin}", "optimizer.lr=0.1"]
+    ends = [whole(tmp_path / f"kept-{kept}", *given, *begin, f"job.kept={kept}").export for kept in (0.0, 0.25)]
+    first, learned, mean = (
+        load(folder / "transformer" / "diffusion_pytorch_model.safetensors") for folder in (straight.export, *ends)
+    )
+    for name, tensor in mean.items():
+        expected = 0.25 * first[name].float() + 0.75 * learned[name].float()
+        torch.testing.assert_close(tensor.float(), expected, rtol=0.1, atol=0.02)
+    assert any(float((learned[name].float() - first[name].float()).abs().max()) > 0.2 for name in mean)
+    with pytest.raises(ConfigError, match=r"job\.kept: there is nothing to keep"):
+        whole(tmp_path / "none", *given, "job.kept=0.5")
 
 
 def rewarded(folder: Path, base: Path, *changes: str) -> Any:

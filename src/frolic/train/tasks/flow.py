@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frolic.config import Recipe
+from frolic.config import Fraction, Recipe
+from frolic.errors import ConfigError
 from frolic.pipeline.parts import Resident
 from frolic.plan.find import shipped_or_path
 from frolic.sampling.noise import sample_noise
@@ -46,11 +47,14 @@ PREVIEW_PROMPTS = (
 
 
 class Settings(FlowSettings):
-    """``tokens``: longest caption. ``agreement``: who tells it what the pictures show that it foresees. ``card``: how
-    the finished model presents itself. ``store``: what the finished weights are kept in."""
+    """``tokens``: longest caption. ``agreement``: who tells it what the pictures show that it foresees. ``kept``: of
+    the weights that the run begins with (``trainer.init_from``, an exported folder), the share in the finished ones,
+    which is good for what the run had little of (Wortsman et al. 2022, arXiv 2109.01903). ``card``: how the finished
+    model presents itself. ``store``: what the finished weights are kept in."""
 
     tokens: int = 24
     agreement: FlowAgreementSettings | None = None
+    kept: Fraction = 0.0
     card: Card
     store: Store = "bfloat16"
 
@@ -86,10 +90,21 @@ def build(recipe: Recipe) -> Job:
         return pixels.float()
 
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
-        write_component(
-            spec, "transformer", config, modules["transformer"], folder / "transformer", STORED[settings.store]
-        )
+        learned = modules["transformer"]
+        if begun is not None:
+            first = spec.build(config)
+            load_weights(spec, config, first, begun / "transformer")
+            learned = mixed(learned, first, settings.kept)
+        write_component(spec, "transformer", config, learned, folder / "transformer", STORED[settings.store])
         complete(folder, model.family, settings.card, settings.shift, settings.tokens, autoencoder, texts)
+
+    begun = None
+    if settings.kept:
+        begun = None if recipe.trainer.init_from is None else shipped_or_path(recipe.trainer.init_from)
+        if begun is None or not (begun / "transformer").is_dir():
+            raise ConfigError("job.kept: there is nothing to keep; name an exported folder with trainer.init_from.")
+        # So that a run that goes on later ends with the same.
+        marks["what it began with"] = weights_mark(begun / "transformer")
 
     return Job(
         objective=Flow(transformer, settings, null_text, null_mask, draw, agreement),
@@ -98,6 +113,15 @@ def build(recipe: Recipe) -> Job:
         warm_start=lambda folder: load_weights(spec, config, transformer, folder / "transformer"),
         inputs=marks,
     )
+
+
+@torch.no_grad()
+def mixed(learned: nn.Module, begun: nn.Module, kept: float) -> nn.Module:
+    """``begun``, with the mean of both weights, ``kept`` being its own share."""
+    for (name, mine), theirs in zip(begun.named_parameters(), learned.parameters(), strict=True):
+        assert mine.shape == theirs.shape, name
+        mine.lerp_(theirs.to(mine), 1 - kept)
+    return begun
 
 
 def start_small(transformer: Any) -> None:
