@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from frolic.errors import FileError
 from frolic.io.media import SCHEMA, encode_png
 from frolic.io.video import save_video
 from frolic.rewards import make_reward
@@ -98,6 +99,19 @@ def test_json_says_the_prompt_and_the_frames(place: Path, command: Command) -> N
 def test_evenly_spaced_frames() -> None:
     assert spread(3, 16) == [0, 1, 2] and spread(81, 5) == [0, 20, 40, 60, 80]
     assert spread(10, 1) == [5] and spread(1, 1) == [0] and spread(10, 2) == [0, 9]
+
+
+def test_of_a_long_clip_only_the_chosen_frames_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = (
+        np.repeat(np.arange(100, dtype=np.uint8)[:, None, None, None], 16, axis=1).repeat(16, axis=2).repeat(3, axis=3)
+    )
+    save_video(2 * shown, tmp_path / "long.webp", fps=25)
+    monkeypatch.setattr("frolic.io.video._MAX_BYTES", 6 * shown[0].nbytes)
+    clip = read_clip(tmp_path / "long.webp", 5)
+    assert clip.total == 100 and clip.frames[:, 8, 8, 0].tolist() == [0, 50, 100, 148, 198]
+    monkeypatch.setattr("frolic.io.video.MOST_READ", 99)
+    with pytest.raises(FileError, match="more than 99 frames"):
+        read_clip(tmp_path / "long.webp", 5)
 
 
 def test_frames_in_the_order_of_their_numbers(place: Path) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".gif", ".webp")
 MAX_FRAMES = 4096
 MAX_FPS = 120
+MOST_READ = 100_000
 _MAX_BYTES = 4 * 1024**3
 """What the frames of a file that is read may take in memory."""
 _PATTERN = re.compile(r"([^%]*)%(?:0(\d))?d([^%]*)\.png", re.IGNORECASE)
@@ -134,26 +136,48 @@ def read_frames(path: Path, limit: int = MAX_FRAMES) -> np.ndarray:
     Raises:
         FileError: there is no such file, it cannot be read as a video, or its frames need too much memory.
     """
+    return _stacked(path, islice(_decoded(path), limit))
+
+
+def read_chosen(path: Path, choose: Callable[[int], Collection[int]]) -> tuple[np.ndarray, int]:
+    """Of a video's frames, uint8 [T, H, W, 3], those at the places that ``choose`` gives of their number, in order, and
+    that number. It is gone through twice, and no other frame is held.
+
+    Raises:
+        FileError: as ``read_frames``, or it has more than ``MOST_READ`` frames.
+    """
+    total = 0
+    for total, _ in enumerate(_decoded(path), 1):
+        if total > MOST_READ:
+            raise FileError(f"{path} has more than {MOST_READ:,} frames; cut it shorter.")
+    wanted = frozenset(choose(total))
+    return _stacked(path, (frame for place, frame in enumerate(_decoded(path)) if place in wanted)), total
+
+
+def _stacked(path: Path, decoded: Iterable[np.ndarray]) -> np.ndarray:
     import numpy as np
 
-    reader = _read_pngs if is_pattern(path) else _read_mp4 if _is_mp4(path) else _read_pictures
     frames: list[np.ndarray] = []
+    for frame in decoded:
+        if (len(frames) + 1) * frame.nbytes > _MAX_BYTES:
+            raise FileError(f"{path} has more than can be held in memory; cut it shorter.")
+        frames.append(frame)
+    if not frames or len({frame.shape for frame in frames}) > 1:
+        raise FileError(f"{path} cannot be read as a video; give a whole MP4, GIF or WebP file.")
+    return np.stack(frames)
+
+
+def _decoded(path: Path) -> Iterator[np.ndarray]:
+    """The frames of whatever kind of file it is. Raises FileError."""
+    reader = _read_pngs if is_pattern(path) else _read_mp4 if _is_mp4(path) else _read_pictures
     try:
-        for frame in reader(path):
-            frames.append(frame)
-            if len(frames) >= limit:
-                break
-            if (len(frames) + 1) * frame.nbytes > _MAX_BYTES:
-                raise FileError(f"{path} has more than can be held in memory; cut it shorter.")
-        if not frames or len({frame.shape for frame in frames}) > 1:
-            raise FileError(f"{path} cannot be read as a video; give a whole MP4, GIF or WebP file.")
+        yield from reader(path)
     except FileError:
         raise
     except Exception as error:  # decoders raise what they like at a damaged file
         if is_out_of_memory(error):
             raise
         raise FileError(f"{path} cannot be read as a video; give a whole MP4, GIF or WebP file.") from error
-    return np.stack(frames)
 
 
 def _read_mp4(path: Path) -> Iterator[np.ndarray]:

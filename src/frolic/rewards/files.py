@@ -16,7 +16,7 @@ from torch import Tensor
 from frolic.errors import FileError
 from frolic.io.files import existing_file
 from frolic.io.media import CARRIERS, load_image, opaque, read_record, read_texts
-from frolic.io.video import is_pattern, read_frames
+from frolic.io.video import is_pattern, read_chosen
 from frolic.rewards.preprocess import spread
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def read_clip(path: Path, most: int = 16) -> Clip:
             raise FileError(f"The pictures in {path} are not of one size, so they are no clip; give them one by one.")
         return Clip(np.stack(pictures), len(files), _prompt(files[0]))
     if is_pattern(path) or existing_file(path).suffix.lower() in _MOVING:
-        frames = read_frames(path)
-        if len(frames) > 1:
+        frames, total = read_chosen(path, lambda count: spread(count, most))
+        if total > 1:
             prompt = _prompt(path.with_name(path.name % 1) if is_pattern(path) else path)
-            return Clip(frames[spread(len(frames), most)], len(frames), prompt)
+            return Clip(frames, total, prompt)
         if is_pattern(path):
             path = path.with_name(path.name % 1)
     return Clip(np.array(opaque(load_image(path)))[None], 1, _prompt(path))
