@@ -15,7 +15,7 @@ from frolic.io.files import check_writable, write_bytes
 
 _FORMATS: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG", "optimize": True},
-    ".webp": {"format": "WEBP", "quality": 90, "method": 6},
+    ".webp": {"format": "WEBP", "quality": 80, "method": 6},
 }
 PAPER, INK = (255, 255, 255), (60, 60, 67)
 MARGIN, LINES = 6, 2
