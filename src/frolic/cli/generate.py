@@ -217,6 +217,7 @@ def _resume(options: argparse.Namespace) -> None:
     usual = parser()
     given = [name for name, value in vars(options).items() if value != usual.get_default(name) and value != []]
     spelled = {"prompt": "the prompt", "source": "--from"}
+    given.sort(key=lambda name: name != "prompt")
     idle = [spelled.get(name, f"--{name.replace('_', '-')}") for name in given if name not in _OF_DECODING]
     if idle:
         raise RequestError(f"--resume-decode decodes what was drawn before; leave out {', '.join(idle)}.")
