@@ -93,6 +93,12 @@ def student(
     return Trainer(read, JOBS.build(read)).run(until=until)
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Whether two runs learned the same bits."""
+    a, b = (load_checkpoint(run.checkpoint).tensors["transformer"] for run in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
 def written_out(logits: list[list[float]], forms: list[list[float]], meaning: list[int], has: list[bool]) -> float:
     """Each picture looks for its text among all texts and mistaken forms; each text for its picture among all."""
     count, total = len(logits), 0.0
@@ -209,13 +215,11 @@ def test_a_student_that_is_told_and_one_that_was_stopped_go_the_same_way(
     straight = student(tmp_path / "straight", *given)
     student(tmp_path / "parts", *given, until=1)
     parts = student(tmp_path / "parts", *given)
-    a, b = (load_checkpoint(run.checkpoint).tensors["transformer"] for run in (straight, parts))
-    assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    assert alike(straight, parts)
     lines = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
     assert [("agreed" in line, "judged" in line) for line in lines] == [(True, False), (False, True)] * 2
     alone = student(tmp_path / "alone", *given[:3])
-    c = load_checkpoint(alone.checkpoint).tensors["transformer"]
-    assert not all(torch.equal(tensor, c[name]) for name, tensor in a.items())
+    assert not alike(straight, alone)
 
 
 def test_the_recipe_that_comes_after_the_other_two(tmp_path: Path, base: Path, pack: Path, encoder: Path) -> None:
@@ -302,13 +306,11 @@ def test_a_whole_model_that_is_told_and_one_that_was_stopped_go_the_same_way(
     straight = whole(tmp_path / "straight", *given)
     whole(tmp_path / "parts", *given, until=2)
     parts = whole(tmp_path / "parts", *given)
-    a, b = (load_checkpoint(run.checkpoint).tensors["transformer"] for run in (straight, parts))
-    assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    assert alike(straight, parts)
     lines = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
     assert any("agreed" in line for line in lines)
     alone = whole(tmp_path / "alone", base, pack, tmp_path / "cache", "job.agreement=null")
-    c = load_checkpoint(alone.checkpoint).tensors["transformer"]
-    assert not all(torch.equal(tensor, c[name]) for name, tensor in a.items())
+    assert not alike(straight, alone)
     # What told it is part of the run, and what follows from it begins with its weights.
     other = train(tmp_path / "other", base, pack, tmp_path / "cache", "trainer.seed=1").export
     with pytest.raises(ConfigError, match="another agreement"):
@@ -349,8 +351,7 @@ def test_an_adapter_is_told_beside_its_rewards(tmp_path: Path, base: Path, encod
         "agreed" in line for line in lines
     )
     alone = rewarded(tmp_path / "alone", base)
-    a, b = (load_checkpoint(run.checkpoint).tensors["transformer"] for run in (outcome, alone))
-    assert not all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    assert not alike(outcome, alone)
     with pytest.raises(ConfigError, match="train with method: gradient"):
         rewarded(tmp_path / "nft", base, told, "job.method=nft")
     with pytest.raises(ConfigError, match=r"is of pictures, and .* makes clips"):

@@ -27,7 +27,6 @@ _RANK = Annotated[int | None, typer.Option(min=1, max=4096, help="Cut to this ra
 _DTYPE = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 _FORCE = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-EXPERTS = ("high", "low")
 Halves = dict[str, list[tuple["Loaded", float]]]
 """What is blended with which weights, of one expert each; of ``""`` alone where there are no two."""
 METHODS = ("sum", "ties", "dare")
@@ -168,12 +167,13 @@ def _files(
     """The files that a blend of ``sources`` becomes, each of which can be written, and what each is made of."""
     from frolic.adapters import FORMATS, load
     from frolic.io.files import check_writable
+    from frolic.lora.experts import HIGH, LOW
 
     choose("format", form, FORMATS)
     if not any(_experts_in(source) for source, _ in sources):
         return [(path, {"": [(load(source, goal, allow_partial=allow_partial), weight) for source, weight in sources]})]
     halves: Halves = {}
-    for expert in EXPERTS:
+    for expert in (HIGH, LOW):
         all_of_them = [
             (load(source, goal, allow_partial=allow_partial, expert=expert), weight) for source, weight in sources
         ]
@@ -336,5 +336,7 @@ def choose(what: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def safe(text: str) -> str:
-    """For a terminal: what a file says must not steer it."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+    """In a line for a terminal: what a file says must not steer it."""
+    from frolic.cli.report import printable
+
+    return printable(text).replace("\n", "?")

@@ -140,7 +140,8 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 def _say(message: str, code: int, options: Sequence[str]) -> None:
     as_json = "--json" in options
-    # Names from a file are part of some messages, and must not steer the terminal.
-    message = "".join(char if char.isprintable() or char == "\n" else "?" for char in message)
+    from frolic.cli.report import printable
+
+    message = printable(message)
     text = json.dumps({"event": "error", "message": message, "code": code}) if as_json else message
     (sys.stdout if as_json else sys.stderr).write(text + "\n")

@@ -129,8 +129,9 @@ class Replay:
             # Those that have a name are found by it, where it is still the same file.
             known = named()
             if all(name in known and fingerprint([known[name]]) == hashes.get(name) for name in recorded):
-                # By its path: something else here may be called as it is.
-                return tuple((str(known[name]), strength) for name, strength in blend_of(recorded)), None
+                # By its path where something else here is called as it is.
+                sources = {name: name if resolve(name) == known[name] else str(known[name]) for name in recorded}
+                return tuple((sources[name], strength) for name, strength in blend_of(recorded)), None
         if recorded and not given:
             files = "its file" if len(recorded) == 1 else "their files"
             raise RequestError(

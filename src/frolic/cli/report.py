@@ -107,6 +107,10 @@ def _duration(seconds: float) -> str:
 
 
 def _line(stream: TextIO, text: str) -> None:
-    # Names and records from files are part of some lines, and must not steer the terminal.
-    stream.write("".join(char if char.isprintable() or char == "\n" else "?" for char in text) + "\n")
+    stream.write(printable(text) + "\n")
     stream.flush()
+
+
+def printable(text: str) -> str:
+    """Lines for a terminal: names and records from files are part of some, and must not steer it."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)

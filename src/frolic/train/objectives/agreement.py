@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -27,6 +28,10 @@ class OpinionSettings(Section):
     weight: Annotated[float, Field(ge=0)] = 0.1
     others: Positive = 1536
     noise: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.weights).expanduser()
 
 
 class AgreementSettings(OpinionSettings):

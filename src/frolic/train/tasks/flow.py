@@ -81,7 +81,7 @@ def build(recipe: Recipe) -> Job:
     marks, agreement = dict(made.marks), None
     if settings.agreement is not None:
         source, agreement = agreement_on(made, data, settings.agreement, encode, settings.tokens, device)
-        marks["agreement"] = weights_mark(Path(settings.agreement.weights).expanduser())
+        marks["agreement"] = weights_mark(settings.agreement.folder)
 
     def draw(net: nn.Module) -> Tensor:
         height, width = data.commonest(vae_config.stride)

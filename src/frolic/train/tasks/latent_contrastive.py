@@ -129,7 +129,7 @@ def agreement_on_prompts(
 
 
 def _reader(settings: OpinionSettings, parts: Mapping[str, str]) -> LatentDualEncoder:
-    return read_latent_dual(Path(settings.weights).expanduser(), parts["autoencoder"], parts["text encoder"])
+    return read_latent_dual(settings.folder, parts["autoencoder"], parts["text encoder"])
 
 
 @torch.no_grad()

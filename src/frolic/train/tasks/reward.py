@@ -123,7 +123,7 @@ def build(recipe: Recipe) -> Job:
         **{f"reward {reward.name} {key}": mark for reward in rewards for key, mark in reward.marks.items()},
     }
     if settings.agreement is not None:
-        marks["agreement"] = weights_mark(Path(settings.agreement.weights).expanduser())
+        marks["agreement"] = weights_mark(settings.agreement.folder)
     exporting = Exporting(
         held_out, draw, goal, {name: PARTS[name] for name in factors}, len(nets) > 1, settings.sweep,
         About(

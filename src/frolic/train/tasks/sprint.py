@@ -175,7 +175,7 @@ def _of_scenes(pipeline: Pipeline, plan: BuildPlan, data: Scenes, settings: Sett
     if settings.agreement is None:
         return lessons
     told, agreement = agreement_on(made, data, settings.agreement, encode, tokens, device)
-    marks["agreement"] = weights_mark(Path(settings.agreement.weights).expanduser())
+    marks["agreement"] = weights_mark(settings.agreement.folder)
     return replace(lessons, source=told, agreement=agreement, marks=marks)
 
 
