@@ -215,3 +215,8 @@ def test_settings_that_cannot_be_honoured_are_all_said() -> None:
         WanVAEConfig.from_json({"z_dim": 8})
     with pytest.raises(CheckpointError, match="in_channels is 3, which the other entries make 12"):
         WanVAEConfig.from_json({"patch_size": 2, "in_channels": 3})
+    # The last stage resamples nothing, so that its shortcut has as many channels at both ends.
+    small = {"is_residual": True, "base_dim": 8, "temperal_downsample": [True, True]}
+    with pytest.raises(CheckpointError, match="shortcuts cannot join: 16 to 32 in the encoder"):
+        WanVAEConfig.from_json({**small, "dim_mult": [1, 2, 4]})
+    assert WanVAEConfig.from_json({**small, "dim_mult": [1, 2, 2]}).stride == 4

@@ -73,7 +73,18 @@ class WanVAEConfig:
             problems.append("latents_std has an entry that is not above 0")
         if not self.shortcuts and any(width % 2 for width in self.decoder_stages[:-1]):
             problems.append("base_dim makes a stage of an odd width, which cannot be halved")
+        if self.shortcuts and not problems:
+            problems += self._unequal()
         refuse("Wan autoencoder", problems)
+
+    def _unequal(self) -> list[str]:
+        """Stages whose shortcut cannot group, or copy, the channels it is given."""
+        gained = [4 * (2 if time else 1) for time in self.in_time]
+        down = zip((self.stages[0], *self.stages), self.stages, (*gained, 1), strict=False)
+        up = zip((self.decoder_stages[0], *self.decoder_stages), self.decoder_stages, gained[::-1], strict=False)
+        wrong = [f"{before} to {after} in the encoder" for before, after, gain in down if before * gain % after]
+        wrong += [f"{before} to {after} in the decoder" for before, after, gain in up if after * gain % before]
+        return [f"dim_mult makes widths that shortcuts cannot join: {', '.join(wrong)}"] if wrong else []
 
     @property
     def stages(self) -> tuple[int, ...]:
