@@ -11,7 +11,7 @@ from PIL import Image
 
 import frolic
 from frolic.config import load_recipe
-from frolic.errors import ConfigError, ModelNotFoundError
+from frolic.errors import CheckpointError, ConfigError, ModelNotFoundError
 from frolic.io.safetensors import load
 from frolic.models.wan_vae import WanVAE
 from frolic.train.jobs import built_in
@@ -131,6 +131,28 @@ def test_each_stage_begins_where_the_one_before_ended(tmp_path: Path, pack: Path
     image = Image.effect_noise((32, 32), 90).convert("RGB")
     begun = pipe("a cup spinning", seed=1, image=image).videos[0]
     assert begun.shape == (5, 32, 32, 3)
+
+
+def test_a_model_goes_on_with_another_autoencoder(tmp_path: Path, pack: Path) -> None:
+    texts = [f"vars.text={write_tiny_folder(tmp_path / 'text')}", f"data.cache={tmp_path / 'cache'}"]
+    still = [*texts, "data.frames=1", "data.mix={still: 1}", "job.store=bfloat16", "optimizer.lr=1e-9"]
+    before = train("starter/video-autoencoder", tmp_path / "a", pack)
+    first = train("starter/video-stills", tmp_path / "b", pack, *still, f"vars.autoencoder={before}")
+    zeros, ones = str([0] * 8), str([1] * 8)
+    wider = ["model.config.z_dim=8", f"vars.zeros={zeros}", f"vars.ones={ones}"]
+    after = train("starter/video-autoencoder", tmp_path / "c", pack, *wider)
+    still += [f"vars.autoencoder={after}", f"trainer.init_from={first}", "job.ends=new"]
+    still += ["model.config.in_channels=8", "model.config.out_channels=8"]
+    second = train("starter/video-stills", tmp_path / "d", pack, *still)
+    old, new = weights(first, "transformer"), weights(second, "transformer")
+    assert {key for key in old if old[key].shape != new[key].shape} == {
+        "patch_embedding.weight", "proj_out.weight", "proj_out.bias",
+    }  # fmt: skip
+    for key in old:
+        if not key.startswith(("patch_embedding", "proj_out")):
+            torch.testing.assert_close(old[key], new[key], rtol=0.02, atol=1e-3)
+    with pytest.raises(CheckpointError, match="same shape between its ends: blocks"):
+        train("starter/video-stills", tmp_path / "e", pack, *still, "model.config.num_layers=1")
 
 
 def test_a_model_of_clips_starts_as_one_of_pictures() -> None:

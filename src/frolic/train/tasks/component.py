@@ -17,7 +17,7 @@ from frolic.data.scenes import KINDS, TRAINING_MIX
 from frolic.data.starter import animated
 from frolic.data.starter.concepts import Concept
 from frolic.data.starter.pack import default_folder, read
-from frolic.errors import ConfigError, nearest
+from frolic.errors import CheckpointError, ConfigError, nearest
 from frolic.io import safetensors
 from frolic.io.files import read_json_object, write_json
 from frolic.models.registry import families
@@ -31,6 +31,7 @@ Store = Literal["bfloat16", "float8"]
 STORED: Mapping[Store, torch.dtype] = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
 """What finished weights can be kept in. Of 8 bits, every reader casts them to what it computes in."""
 _LARGE = 2**15
+_ENDS = ("patch.", "out.")
 _DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -122,6 +123,26 @@ def load_weights(spec: ComponentSpec, config: Any, module: nn.Module, folder: Pa
         CheckpointError: listing all that is wrong. FileError: it cannot be read.
     """
     safetensors.fill(module, safetensors.find_weights(folder), spec.keymap(config))
+
+
+def load_between(family: str, transformer: nn.Module, folder: Path) -> None:
+    """Fill a transformer from one that another autoencoder belongs to: all but its first and its last layer, which read
+    and write latents.
+
+    Raises:
+        CheckpointError: the two are of different shapes between their ends. FileError: it cannot be read.
+    """
+    _, other = read_component(family, "transformer", folder)
+    given = {name: value for name, value in other.state_dict().items() if not name.startswith(_ENDS)}
+    wanted = {name: value for name, value in transformer.state_dict().items() if not name.startswith(_ENDS)}
+    shapes = [{name: tuple(value.shape) for name, value in each.items()} for each in (given, wanted)]
+    wrong = sorted(name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name))
+    if wrong:
+        raise CheckpointError(
+            f"{folder} is no model of the same shape between its ends: {', '.join(wrong[:8])}"
+            f"{f' and {len(wrong) - 8} more' if len(wrong) > 8 else ''} differ."
+        )
+    transformer.load_state_dict(given, strict=False)
 
 
 def weights_mark(folder: Path) -> str:

@@ -42,6 +42,7 @@ from frolic.train.tasks.component import (
     Store,
     component_spec,
     known_kinds,
+    load_between,
     load_weights,
     open_loops,
     open_pack,
@@ -71,14 +72,16 @@ MotionMix = Annotated[dict[str, Share], known_kinds(MIX)]
 class Settings(FlowSettings):
     """``tokens``: longest caption. ``card``: how the finished model presents itself. ``boundary``: the noise level at
     which two experts meet; without it there is one model. ``train``: both experts in one run, or one of them, whose
-    partner is then that of ``other``, an exported folder. ``store``: what the finished weights are kept in; float8
-    (e4m3) is half as large, and every reader casts it to what it computes in."""
+    partner is then that of ``other``, an exported folder. ``ends``: ``new`` takes nothing from ``trainer.init_from``
+    but what does not depend on the autoencoder, so that a model goes on with another one. ``store``: what the finished
+    weights are kept in; float8 (e4m3) is half as large, and every reader casts it to what it computes in."""
 
     tokens: int = 24
     card: Card
     boundary: Annotated[float, Field(gt=0, lt=1)] | None = None
     train: Literal["both", "high", "low"] = "both"
     other: str | None = None
+    ends: Literal["kept", "new"] = "kept"
     store: Store = "bfloat16"
 
 
@@ -170,7 +173,11 @@ def build(recipe: Recipe) -> Job:
             if name == partner:
                 continue  # it is what it is
             # Two that begin as the one that was trained for all noise levels.
-            load_weights(spec, config, net, folder / (name if (folder / name).is_dir() else EXPERTS[0]))
+            part = folder / (name if (folder / name).is_dir() else EXPERTS[0])
+            if settings.ends == "new":
+                load_between(model.family, net, part)
+            else:
+                load_weights(spec, config, net, part)
 
     partner = {"high": EXPERTS[1], "low": EXPERTS[0]}.get(settings.train)
     if partner is not None and settings.other is not None:
