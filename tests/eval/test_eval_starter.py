@@ -136,7 +136,28 @@ def test_reconstruction_is_added_to_the_file(invoke: Any, tmp_path: Path, shape_
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["n"] == 4 and 15 < found["psnr"] < 40 and found["lpips"] is None
-    assert json.loads(out.read_text()) == {"accuracy": 1, "reconstruction": found | {"side": 32}}
+    added = found | {"side": 32, "weights": "abc"}
+    assert json.loads(out.read_text()) == {"accuracy": 1, "reconstruction": added}
+
+
+def test_a_file_of_figures_is_of_one_model(invoke: Any, tmp_path: Path, shape_pack: Path) -> None:
+    out = tmp_path / "evaluation.json"
+    rebuild = ("reconstruction", "--data", shape_pack, "--pictures", 2, "--side", 32, "--no-lpips", "--out", out)
+    suite = ("starter", "--suite", "single", "--limit", 2, "--out", out, "--force")
+    assert invoke(*rebuild).exit_code == 0
+    again = invoke(*suite)
+    assert again.exit_code == 0 and "other weights" not in again.output
+    kept = json.loads(out.read_text())
+    assert kept["reconstruction"]["weights"] == kept["settings"]["weights"] == "abc" and kept["n"] == 2
+
+    # The weights have changed since.
+    out.write_text(json.dumps(kept | {"reconstruction": kept["reconstruction"] | {"weights": "old"}}))
+    refused = invoke(*rebuild)
+    assert isinstance(refused.exception, RequestError) and "other weights" in str(refused.exception)
+    assert json.loads(out.read_text())["reconstruction"]["weights"] == "old"
+    said = invoke(*suite)
+    assert said.exit_code == 0 and "reconstruction was of other weights" in said.stderr
+    assert "reconstruction" not in json.loads(out.read_text())
 
 
 def test_a_sheet_of_sixty_four(invoke: Any, tmp_path: Path, many: Any, monkeypatch: pytest.MonkeyPatch) -> None:

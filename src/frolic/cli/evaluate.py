@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from frolic.eval.starter import Overall, Row, Summary
+    from frolic.pipeline import Pipeline
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON lines; the last one is the summary.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Alias or folder of the model to measure.")]
@@ -25,6 +27,8 @@ AddOption = Annotated[Path | None, typer.Option("--out", help="File of `eval sta
 LoraOption = Annotated[
     list[str] | None, typer.Option("--lora", metavar="SRC[:WEIGHT]", help="As of `frolic generate`; may be repeated.")
 ]
+ADDED = ("fid", "reconstruction")
+"""Figures that are added to a file of ``eval starter --out``, each by a command of its own."""
 SeedOption = Annotated[int, typer.Option("--seed", "-s", help="Seed of the first picture; the next has seed + 1.")]
 
 
@@ -107,7 +111,7 @@ def starter(
         _save(save, rows, pictures, [*summaries, *([whole] if suite == run.ALL else [])])
     if out is not None:
         settings = _settings(pipe, model, steps, guidance, limit) | ({"loras": lora} if lora else {})
-        _merge(out, asdict(whole) | {"settings": settings, "judge": _judge_facts(judge)})
+        _replace(out, asdict(whole) | {"settings": settings, "judge": _judge_facts(judge)})
 
 
 def fid(
@@ -127,12 +131,14 @@ def fid(
     from frolic.eval.starter import drawer
 
     true = measure.Truth(data, pictures)
-    draw = drawer(frolic.load(model), steps=steps, guidance_scale=guidance)
+    pipe = frolic.load(model)
+    _check_same(out, pipe)
+    draw = drawer(pipe, steps=steps, guidance_scale=guidance)
     found = asdict(measure.distance(draw, true, seed, batch))
     said = f"FID {found['fid']} over {found['n']} pictures (other true pictures of the same prompts: {found['floor']})"
     typer.echo(json.dumps(found) if as_json else said)
     if out is not None:
-        _merge(out, {"fid": found})
+        _add(out, "fid", found, pipe)
 
 
 def reconstruction(
@@ -152,11 +158,13 @@ def reconstruction(
 
     true = measure.Truth(data, pictures)
     lpips = load_lpips(home() / "lpips-vgg16.safetensors") if perceptual else None
-    found = asdict(measure.reconstruct(frolic.load(model), true, side, lpips))
+    pipe = frolic.load(model)
+    _check_same(out, pipe)
+    found = asdict(measure.reconstruct(pipe, true, side, lpips))
     said = f"PSNR {found['psnr']} dB, LPIPS {found['lpips']} over {found['n']} pictures of {side} x {side}"
     typer.echo(json.dumps(found) if as_json else said)
     if out is not None:
-        _merge(out, {"reconstruction": found | {"side": side}})
+        _add(out, "reconstruction", found | {"side": side}, pipe)
 
 
 def sheet(
@@ -281,11 +289,54 @@ def _judge_facts(judge: Any) -> dict[str, Any]:
     return {name: judge.facts.get(name) for name in ("ceilings", "colour_by", "colour_accuracy", "parameters")}
 
 
-def _merge(path: Path, figures: dict[str, Any]) -> None:
-    """Put ``figures`` into the JSON object at ``path``, beside what is there."""
-    from frolic.io.files import read_json_object, write_json
+def _measured(figures: Mapping[str, Any]) -> str | None:
+    """The weights that ``eval starter``'s figures, or one that was added to them, were measured with."""
+    return (figures.get("settings") or figures).get("weights")
 
-    write_json(path, (read_json_object(path) if path.exists() else {}) | figures, force=True)
+
+def _check_same(path: Path | None, pipe: Pipeline) -> None:
+    """A figure is not put beside those of other weights; said before anything is drawn.
+
+    Raises RequestError. FileError: the file cannot be read.
+    """
+    from frolic.errors import RequestError
+
+    there = _read(path) if path is not None else {}
+    found = {_measured(each) for each in (there, *_added(there).values())} - {None}
+    if found - {pipe.card.hash}:
+        raise RequestError(
+            f"The figures in {path} are of other weights than this model's: measure it with `frolic eval starter "
+            "--out` first, or give another file with --out."
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from frolic.io.files import read_json_object
+
+    return read_json_object(path) if path.exists() else {}
+
+
+def _added(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {name: figures[name] for name in ADDED if isinstance(figures.get(name), Mapping)}
+
+
+def _add(path: Path, name: str, figure: Mapping[str, Any], pipe: Pipeline) -> None:
+    """Put a figure into the JSON object at ``path``, beside what is there."""
+    from frolic.io.files import write_json
+
+    write_json(path, _read(path) | {name: {**figure, "weights": pipe.card.hash}}, force=True)
+
+
+def _replace(path: Path, figures: dict[str, Any]) -> None:
+    """Write ``figures``, with those that were added to the file before and are of the same weights; what goes because
+    it is of others is said."""
+    from frolic.io.files import write_json
+
+    added = _added(_read(path))
+    kept = {name: each for name, each in added.items() if _measured(each) == _measured(figures)}
+    write_json(path, figures | kept, force=True)
+    for name in added.keys() - kept.keys():
+        typer.echo(f"{path}: {name} was of other weights and is gone; measure it again.", err=True)
 
 
 def _check_empty(folder: Path) -> None:
