@@ -6,6 +6,8 @@ import json
 import time
 from collections import Counter
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,7 +242,9 @@ def test_the_command(command, tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert (tmp_path / "strips.png").is_file() or __import__("pathlib").Path("strips.png").is_file()
     figures = json.loads(__import__("pathlib").Path("figures.json").read_text("utf-8"))
     assert list(figures) == list(video.SUITES) and figures["still"]["n"] == 2
-    assert command("eval", "starter-video").code == command("eval", "starter-video", "-m", model, "--true").code == 2
+    assert command("eval", "starter-video").code == 2
+    wrong = command("eval", "starter-video", "-m", model, "--true", "--steps", 3)
+    assert wrong.code == 2 and "leave out --steps" in wrong.err
 
 
 def test_the_command_measures_itself(command, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -253,6 +257,32 @@ def test_the_command_measures_itself(command, tmp_path) -> None:  # type: ignore
     pack.write(tmp_path / "pack", torch.cat([sprite(row) for row in range(3)]), concepts, {})
     done = command("eval", "starter-video", "--true", "--suite", "object", "--limit", 3, "--data", tmp_path / "pack")
     assert done.code == 0 and "object: " in done.out and "of 3 right" in done.out, done.err
+
+
+def test_true_clips_after_an_autoencoder() -> None:
+    """A clip as training shows it, as its model would give it back; what cannot be shown is said."""
+    from frolic.eval.through import filmer
+
+    class Exact(torch.nn.Module):
+        encode = decode = staticmethod(lambda x: x * 0.5)
+
+    defaults = SimpleNamespace(height=96, width=96, frames=17)
+    pipe: Any = SimpleNamespace(vae=Exact(), defaults=defaults, card=SimpleNamespace(name="m"))
+    cases = [
+        video.Moving("everyday", "a thing moving to the left", "a", "left"),
+        video.Moving("object", "a b", "b", ""),
+    ]
+    made = filmer(pipe, sprite(3), {"a": 0}, cases)([cases[0].prompt], 1)[0]
+    assert made.shape == (17, 96, 96, 3) and motion(made) == "left"
+    assert made[0, 0, 0, 0] == round((0.25 + 1) * 127.5), "encoder and decoder have both halved white"
+    with pytest.raises(RequestError, match="no picture of 'a b'"):
+        filmer(pipe, sprite(3), {"a": 0}, cases)(["a b"], 1)
+    lively = video.Moving("emoji", "a thing waving", "a", video.LIVELY)
+    with pytest.raises(RequestError, match="no animated cut-out"):
+        filmer(pipe, sprite(3), {"a": 0}, [lively])([lively.prompt], 1)
+    still = SimpleNamespace(vae=Exact(), defaults=SimpleNamespace(frames=None), card=SimpleNamespace(name="m"))
+    with pytest.raises(RequestError, match="draws pictures"):
+        filmer(still, sprite(3), {"a": 0}, cases)  # type: ignore[arg-type]
 
 
 def test_a_track_keeps_its_numbers() -> None:

@@ -39,7 +39,12 @@ def starter_video(
         Path | None, typer.Option("--sheet", help="PNG or WebP to write: a strip of frames of each clip.")
     ] = None,
     true: Annotated[
-        bool, typer.Option("--true", help="Judge true clips instead of a model's: the ceiling of each figure.")
+        bool,
+        typer.Option(
+            "--true",
+            help="Judge true clips: the ceiling of each figure. With --model, clips as it is taught, after its "
+            "autoencoder: the ceiling for that.",
+        ),
     ] = False,
     data: DataOption = None,
     animated: Annotated[
@@ -58,19 +63,21 @@ def starter_video(
     from frolic.io.files import check_writable, write_json
     from frolic.strength import strengths
 
-    if (model is None) is not true:
-        raise RequestError("Give either --model, or --true for clips that are as they should be.")
+    if model is None and not true:
+        raise RequestError("Give --model, or --true for clips that are as they should be.")
+    if true and (steps, guidance, lora or None) != (None, None, None):
+        raise RequestError("True clips are not drawn: leave out --steps, --guidance-scale and --lora.")
     if sheet is not None:
         check_sheet(sheet, force=force)
     if out is not None:
         check_writable(out, force=force)
     judge = Judge.load()
     chosen = {name: video.suite(name, judge.concepts, limit) for name in video.names(suite)}
-    film = (
-        _true([case for cases in chosen.values() for case in cases], data, animated)
-        if model is None
-        else video.filmer(frolic.load(model, loras=strengths(lora or ())), steps=steps, guidance_scale=guidance)
-    )
+    if true:
+        film = _true([case for cases in chosen.values() for case in cases], data, animated, model)
+    else:
+        pipe = frolic.load(str(model), loras=strengths(lora or ()))
+        film = video.filmer(pipe, steps=steps, guidance_scale=guidance)
     clips: list[np.ndarray] = []
     labels: list[str] = []
     summaries: list[Summary] = []
@@ -92,15 +99,19 @@ def starter_video(
             typer.echo(f"{sheet}: {len(clips)} clips, in the order of the suite")
 
 
-def _true(cases: list[Moving], data: Path | None, animated_file: Path | None) -> Film:
+def _true(cases: list[Moving], data: Path | None, animated_file: Path | None, model: str | None) -> Film:
+    import frolic
     from frolic.data.starter import animated
     from frolic.data.starter.pack import default_folder, read
-    from frolic.eval.films import filmer
+    from frolic.eval import films, through
     from frolic.eval.video import LIVELY
 
     rgba, concepts = read((data or default_folder()).expanduser())
     loops = animated.read(animated_file) if any(case.move == LIVELY for case in cases) else None
-    return filmer(rgba, {concept.code: concept.row for concept in concepts}, cases, loops)
+    rows = {concept.code: concept.row for concept in concepts}
+    if model is None:
+        return films.filmer(rgba, rows, cases, loops)
+    return through.filmer(frolic.load(model), rgba, rows, cases, loops)
 
 
 def _told(row: Row) -> str:

@@ -110,25 +110,25 @@ WHOLE = Room()
 
 
 def move(kind: str, rng: Random, room: Room = WHOLE) -> Move:
-    """A move for a thing that has the picture, or a ``room`` in it, to itself. A path is a quarter of the room to
-    either side of its middle, or a little more."""
+    """A move for a thing that has the picture, or a ``room`` in it, to itself. A path is a fifth of the room to
+    either side of its middle, which leaves the thing as large as it can be."""
     least = min(room.wide, room.high)
     x, y = room.x + rng.uniform(-0.06, 0.06) * room.wide, room.y + rng.uniform(-0.06, 0.06) * room.high
     way = rng.choice((1, -1))
     if kind in ("left", "right"):
-        return Move(kind, room.x, y, 0.46 if least == 1 else 0.58 * least, rng.uniform(0.22, 0.28) * room.wide)
+        return Move(kind, room.x, y, 0.58 * least, rng.uniform(0.18, 0.23) * room.wide)
     if kind in ("up", "down", "fall"):
-        return Move(kind, x, room.y, 0.42 if least == 1 else 0.58 * least, rng.uniform(0.22, 0.28) * room.high)
+        return Move(kind, x, room.y, 0.58 * least, rng.uniform(0.18, 0.23) * room.high)
     if kind == "bounce":
-        low = room.y + 0.22 * room.high
-        return Move(kind, x, low, 0.46 if least == 1 else 0.58 * least, rng.uniform(0.34, 0.44) * room.high)
+        low = room.y + 0.2 * room.high
+        return Move(kind, x, low, 0.58 * least, rng.uniform(0.3, 0.4) * room.high)
     if kind == "spin":
-        return Move(kind, x, y, rng.uniform(0.56, 0.68) * least, way=way)
+        return Move(kind, x, y, rng.uniform(0.6, 0.72) * least, way=way)
     if kind in ("grow", "shrink"):
-        return Move(kind, x, y, rng.uniform(0.8, 0.94) * least, rng.uniform(2.3, 3.2))
+        return Move(kind, x, y, rng.uniform(0.84, 0.96) * least, rng.uniform(2.0, 2.6))
     if kind == "orbit":
-        reach = rng.uniform(0.25, 0.3) * least
-        return Move(kind, room.x, room.y, 0.36 * least, reach, way, rng.uniform(0, 2 * math.pi))
+        reach = rng.uniform(0.2, 0.25) * least
+        return Move(kind, room.x, room.y, 0.46 * least, reach, way, rng.uniform(0, 2 * math.pi))
     return Move(kind, x, y, rng.uniform(0.66, 0.9) * least)
 
 
