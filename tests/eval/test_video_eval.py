@@ -268,11 +268,9 @@ def test_true_clips_after_an_autoencoder() -> None:
 
     defaults = SimpleNamespace(height=96, width=96, frames=17)
     pipe: Any = SimpleNamespace(vae=Exact(), defaults=defaults, card=SimpleNamespace(name="m"))
-    cases = [
-        video.Moving("everyday", "a thing moving to the left", "a", "left"),
-        video.Moving("object", "a b", "b", ""),
-    ]
-    made = filmer(pipe, sprite(3), {"a": 0}, cases)([cases[0].prompt], 1)[0]
+    left = video.Moving("everyday", "a thing moving to the left", "a", "left")
+    cases = [left, video.Moving("object", "a b", "b", "")]
+    made = filmer(pipe, sprite(3), {"a": 0}, cases)([left.prompt], 1)[0]
     assert made.shape == (17, 96, 96, 3) and motion(made) == "left"
     assert made[0, 0, 0, 0] == round((0.25 + 1) * 127.5), "encoder and decoder have both halved white"
     with pytest.raises(RequestError, match="no picture of 'a b'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,21 @@ def test_parts_are_counted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
         assert [*cache.counted(iter("abc"), 5, 2)] == [*"abc"]
     messages = [json.loads(line)["message"] for line in said.getvalue().splitlines()]
     assert messages == ["2 of 5", "4 of 5", "5 of 5"]
+
+
+def test_latents_are_in_order_and_know_no_gradients_however_many_are_made_at_a_time() -> None:
+    weight = torch.ones((), requires_grad=True)
+    tracked: list[bool] = []
+
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        tracked.append((x * weight).requires_grad)
+        return x * weight
+
+    def pixels(number: int) -> torch.Tensor:
+        time.sleep(0.05 if number == 0 else 0)  # the second is ready before the first
+        return torch.arange(5.0)[2 * number : 2 * number + 2]
+
+    for prefetch in (0, 3):
+        made = torch.cat([*cache.encoded(pixels, encode, 5, 2, torch.device("cpu"), prefetch)])
+        assert made.tolist() == [0, 1, 2, 3, 4] and made.dtype is torch.float16
+    assert len(tracked) == 6 and not any(tracked)

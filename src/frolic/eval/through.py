@@ -17,13 +17,11 @@ from frolic.data.compose import PLAIN
 from frolic.data.motion import Actor, Clip, render_clip
 from frolic.data.moves import move
 from frolic.errors import RequestError
+from frolic.eval.films import Loops
 from frolic.eval.video import LIVELY, Film, Moving
 
 if TYPE_CHECKING:
     from frolic.pipeline import Pipeline
-
-Loops = tuple[Tensor, Mapping[str, int]]
-"""Animated cut-outs, bytes [N, T, 4, H, W], and which of them a concept is, by its code."""
 
 
 def filmer(

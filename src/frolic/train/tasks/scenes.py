@@ -5,7 +5,6 @@ V pictures, C latent channels, h/w latent sides, B batch, S tokens, E text width
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from frolic.accel.arithmetic import has_bfloat16
 from frolic.config import Positive, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
 from frolic.data.scenes import Scene, render, scenes
@@ -24,8 +22,7 @@ from frolic.data.starter.concepts import Concept
 from frolic.errors import ConfigError
 from frolic.io.home import home
 from frolic.io.tokenizer import Tokenizer
-from frolic.train.batches import ahead
-from frolic.train.tasks.cache import cached, counted
+from frolic.train.tasks.cache import cached, encoded
 from frolic.train.tasks.component import Mix, Share, open_pack, pack_mark, read_component, training_mix
 
 Encode = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
@@ -167,14 +164,12 @@ def _latents(
 ) -> dict[str, Tensor]:
     """``latents`` [V, C, h, w] in half precision."""
     vae.to(memory_format=torch.channels_last)
-    parts = []
 
-    def pictures(number: int) -> Tensor:
+    def pixels(number: int) -> Tensor:
         return render(sprites, shown[number * _AT_ONCE : (number + 1) * _AT_ONCE], *size)
 
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-        made = ahead(pictures, 0, math.ceil(len(shown) / _AT_ONCE), prefetch)
-        for pixels in counted(made, len(shown), _AT_ONCE):
-            z: Tensor = vae.encode(pixels.to(device).contiguous(memory_format=torch.channels_last))
-            parts.append(z.float().half().cpu())
-    return {"latents": torch.cat(parts)}
+    def encode(x: Tensor) -> Tensor:
+        z: Tensor = vae.encode(x.contiguous(memory_format=torch.channels_last))
+        return z
+
+    return {"latents": torch.cat([*encoded(pixels, encode, len(shown), _AT_ONCE, device, prefetch)])}

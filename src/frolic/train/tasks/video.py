@@ -15,7 +15,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from frolic.accel.arithmetic import has_bfloat16
 from frolic.config import Positive, Recipe, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
 from frolic.data.motion import MIX, Clip, clips, render_clip
@@ -27,14 +26,13 @@ from frolic.plan.find import shipped_or_path
 from frolic.sampling.guidance import experts
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.solvers import SAMPLERS
-from frolic.train.batches import ahead
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.experts import ExpertsFlow
 from frolic.train.objectives.flow import Flow, FlowSettings
 from frolic.train.objectives.reconstruction import strips
 from frolic.train.painter import guided
-from frolic.train.tasks.cache import cached, counted
+from frolic.train.tasks.cache import cached, encoded
 from frolic.train.tasks.component import (
     STORED,
     ModelSection,
@@ -237,17 +235,17 @@ def _latents(
     cuts: tuple[Tensor, Tensor | None], shown: Sequence[Clip], data: Data, vae: Any, device: torch.device, prefetch: int
 ) -> dict[str, Tensor]:
     """``latents`` [V, C, t, h, w] in half precision, in the transformer's scale."""
-    parts = []
 
     def pixels(number: int) -> Tensor:
         some = shown[number * _AT_ONCE : (number + 1) * _AT_ONCE]
         made = [render_clip(cuts[0], clip, data.side, data.side, data.frames, cuts[1]) for clip in some]
         return torch.stack(made).float() / 127.5 - 1
 
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-        for x in counted(ahead(pixels, 0, -(-len(shown) // _AT_ONCE), prefetch), len(shown), _AT_ONCE):
-            parts.append(vae.scaled(vae.encode(x.to(device)).float()).half().cpu())
-    return {"latents": torch.cat(parts)}
+    def encode(x: Tensor) -> Tensor:
+        z: Tensor = vae.scaled(vae.encode(x).float())
+        return z
+
+    return {"latents": torch.cat([*encoded(pixels, encode, len(shown), _AT_ONCE, device, prefetch)])}
 
 
 def sample(nets: Mapping[str, nn.Module], encode: Any, settings: Settings, shape: tuple[int, ...]) -> Tensor:
