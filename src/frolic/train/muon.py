@@ -28,11 +28,20 @@ def orthogonalise(x_NRC: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
     if tall:
         x = x.mT.contiguous()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    if x.device.type == "cpu":
+        # One after the other takes half as long as all in one product of batches; a GPU is the other way round.
+        x = torch.stack([_iterate(one, iterations, torch.addmm) for one in x])
+    else:
+        x = _iterate(x, iterations, torch.baddbmm)
+    return (x.mT if tall else x).to(x_NRC.dtype)
+
+
+def _iterate(x: Tensor, iterations: int, add_product: Callable[..., Tensor]) -> Tensor:
     for _ in range(iterations):
         # On a CPU the product with a transposed view takes up to four times as long as this copy and a plain product.
         gram = x @ x.mT.contiguous()
-        x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return (x.mT if tall else x).to(x_NRC.dtype)
+        x = add_product(x, add_product(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    return x
 
 
 class Muon(torch.optim.Optimizer):
@@ -71,7 +80,7 @@ class Muon(torch.optim.Optimizer):
                 matrices = update.reshape(group["split"], param.shape[0] // group["split"], -1)
                 alike[matrices.shape[1], matrices.shape[2]].append((param, matrices))
             for (rows, columns), members in alike.items():
-                # One batched iteration for all matrices of a shape: many small products are slow on a GPU.
+                # All matrices of a shape at once: many small products are slow on a GPU.
                 stacked = orthogonalise(torch.cat([m for _, m in members]), self.iterations, self.dtype)
                 size = _ADAMW_RMS * max(rows, columns) ** 0.5
                 for (param, _), update in zip(members, stacked.split(group["split"]), strict=True):
