@@ -17,6 +17,7 @@ from frolic.convert import TARGETS, convert
 from frolic.errors import CheckpointError, FileError, FrolicError, ModelNotFoundError, RequestError, UnsafeFileError
 from frolic.io import safetensors as st
 from frolic.plan import make_plan
+from frolic.plan.find import shipped_or_path
 from tiny import write_tiny_folder
 
 EXTRA = {"y_embedder.y_embedding": torch.ones(12, 16), "pos_embed": torch.zeros(1, 64, 32)}
@@ -425,3 +426,20 @@ def test_other_sizes_are_refused(text):
 def test_the_result_is_plain_data(base, tmp_path):
     done = convert(base / "transformer", tmp_path / "x.safetensors", "original")
     assert asdict(done)["to"] in TARGETS and done.bytes == sum(t.numel() * 4 for t in weights(done.path).values())
+
+
+def test_both_experts_of_a_folder_stay_what_they_are(tmp_path):
+    """They are of one class, and the parts are of one name in two families."""
+    video = shipped_or_path("starter-video")
+    found = convert(video, tmp_path / "whole", dtype="bfloat16")
+    assert found.part == "transformer and transformer_2"
+    for part in ("transformer", "transformer_2"):
+        was, now = weights(video / part), weights(tmp_path / "whole" / part)
+        assert all(torch.equal(now[name], was[name].to(torch.bfloat16)) for name in was)
+    assert convert(video, tmp_path / "first.safetensors", "comfy").part == "transformer"
+    second = convert(video / "transformer_2", tmp_path / "second.safetensors", "original")
+    assert second.part == "transformer_2"
+    one, other = weights(tmp_path / "first.safetensors"), weights(tmp_path / "second.safetensors")
+    assert not torch.equal(one["model.diffusion_model.head.head.weight"], other["head.head.weight"])
+    assert convert(video / "vae", tmp_path / "vae.safetensors", "original").part == "vae"
+    assert "conv1.weight" in weights(tmp_path / "vae.safetensors")

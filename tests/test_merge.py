@@ -15,6 +15,7 @@ from dialects import save
 from frolic.convert.merged import RECIPE, merge
 from frolic.errors import CheckpointError, FileError, NumericsError
 from frolic.io.safetensors import load, read_header
+from frolic.plan.find import shipped_or_path
 from tiny import write_tiny_folder
 from tiny_wan import write_tiny_wan
 
@@ -154,3 +155,17 @@ def test_each_of_two_experts_gets_what_is_for_it(tmp_path: Path) -> None:
     done = merge(model, parts[1:2], tmp_path / "low")
     assert (tmp_path / "low" / WEIGHTS).read_bytes() == (model / WEIGHTS).read_bytes(), "the other one is as it was"
     torch.testing.assert_close(clip(tmp_path / "low", {}), clip(model, dict(parts[1:2])), rtol=0, atol=5e-4)
+
+
+def test_what_is_stored_in_eight_bits_keeps_what_is_added(tmp_path: Path) -> None:
+    """The shipped starter, whose float8 would round most of an adapter away."""
+    done = merge("starter", [("sketch", 0.9)], tmp_path / "merged")
+    was, now = load(shipped_or_path("starter") / WEIGHTS), load(tmp_path / "merged" / WEIGHTS)
+    changed = [name for name in was if was[name].dtype != now[name].dtype]
+    assert done.layers == 42 and len(changed) > 42, "a fused layer of ours is three of theirs"
+    assert {now[name].dtype for name in changed} == {torch.bfloat16}
+    assert all(torch.equal(was[name].float(), now[name].float()) for name in was.keys() - set(changed))
+    a = frolic.load("starter")("a cat", seed=1, steps=2, output="tensor", loras={"sketch": 0.9}).pixels
+    assert a is not None
+    b = frolic.load(tmp_path / "merged")("a cat", seed=1, steps=2, output="tensor").pixels
+    torch.testing.assert_close(a, b, rtol=0, atol=0.05)

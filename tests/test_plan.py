@@ -73,12 +73,24 @@ F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
         ((F32, BF16), F32),
         ((BF16, F16), F32),
         ((F16, torch.int64), F16),
+        ((torch.float8_e4m3fn, BF16), BF16),
         ((), F32),
     ],
 )
 def test_auto_is_what_the_checkpoint_is_mostly_stored_in(kinds: tuple[torch.dtype, ...], elsewhere: object) -> None:
     assert chosen("auto", "mps", kinds) == elsewhere
     assert chosen("auto", "cpu", kinds) == torch.float32
+
+
+def test_torchs_own_names_are_understood(tiny_folder: Path) -> None:
+    plan = make_plan(tiny_folder, device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert plan.device == torch.device("cpu") and plan.dtype == BF16
+    assert make_plan(tiny_folder, device=None, dtype=None).dtype == F32
+    for wrong in (torch.int64, 3):
+        with pytest.raises(RequestError, match="give auto, float32, bfloat16, float16"):
+            make_plan(tiny_folder, dtype=wrong)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="is not a device"):
+        make_plan(tiny_folder, device=3.5)  # type: ignore[arg-type]
 
 
 def test_an_unsafe_type_is_refused_with_the_safe_ones() -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import frolic
+from frolic.convert import convert
 from frolic.errors import CheckpointError, RequestError
 from frolic.io.safetensors import load
 from frolic.models.text import UMT5Config, umt5_keys, umt5_original_keys
@@ -18,6 +19,8 @@ from frolic.models.wan import WanConfig, diffusers_keys, original_keys
 from frolic.models.wan_vae import WanVAEConfig
 from frolic.models.wan_vae import diffusers_keys as vae_keys
 from frolic.models.wan_vae import original_keys as vae_original_keys
+from frolic.plan import make_plan
+from frolic.plan.find import shipped_or_path
 from tiny_wan import write_tiny_wan
 
 GIVEN = {"seed": 3, "steps": 2, "frames": 5, "height": 32, "width": 32, "output": "tensor"}
@@ -108,3 +111,37 @@ def test_another_autoencoder(folder: Path, tmp_path: Path) -> None:
     other = write_tiny_wan(tmp_path / "other", seed=5)
     assert not torch.equal(drawn(folder, vae=other), drawn(folder))
     assert torch.equal(drawn(folder, vae=folder / "vae"), drawn(folder))
+
+
+def test_a_file_of_one_expert_takes_the_place_that_its_name_says(tmp_path: Path) -> None:
+    video = shipped_or_path("starter-video")
+    file = tmp_path / "moving_low_noise.safetensors"
+    convert(video / "transformer_2", file, "original")
+    plan = make_plan(file, base="starter-video", device="cpu")
+    assert plan.parts["transformer_2"].path == file and plan.parts["transformer"].path == video / "transformer"
+    assert "the expert for little noise; the first one is starter-video's" in " ".join(plan.notes)
+    file = file.rename(tmp_path / "moving.safetensors")
+    plan = make_plan(file, base="starter-video", device="cpu")
+    assert plan.parts["transformer"].path == file and plan.parts["transformer_2"].path == video / "transformer_2"
+    assert "the expert for much noise" in " ".join(plan.notes)
+
+
+def test_a_file_of_another_family_is_refused(folder: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    said = "of the family wan, but the model that it is to go with is of sana"
+    file = tmp_path / "wan.safetensors"
+    convert(folder, file, "original")
+    with pytest.raises(CheckpointError, match=said):
+        make_plan(file, base=tiny_folder)
+    with pytest.raises(CheckpointError, match=said):
+        convert(file, tmp_path / "out", base=tiny_folder)
+    vae = tmp_path / "vae.safetensors"
+    convert(folder / "vae", vae, "original")
+    with pytest.raises(CheckpointError, match=said):
+        make_plan(tiny_folder, vae=vae)
+    # In diffusers' names too, which tell nothing but whose they are.
+    with pytest.raises(CheckpointError, match=said):
+        make_plan(folder / "transformer" / "diffusion_pytorch_model.safetensors", base=tiny_folder)
+    # Another model's config beside a file is none of its own.
+    shutil.copy(tiny_folder / "transformer" / "config.json", tmp_path / "config.json")
+    done = convert(file, tmp_path / "again.safetensors", "comfy", base=folder)
+    assert any("was ignored" in sentence for sentence in done.assumed)

@@ -28,3 +28,14 @@ def test_doctor_says_when_it_cannot_draw(command: Command, monkeypatch: pytest.M
     monkeypatch.setattr("frolic.plan.find.ALIASES", {"starter": lambda: tmp_path / "gone"})
     ran = command("doctor", "--json")
     assert ran.code == 3 and "install frolic again" in json.loads(ran.out)["picture"]["message"]
+
+
+def test_doctor_reports_whatever_a_driver_raises(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available")
+
+    monkeypatch.setattr("frolic.assemble.load", load)
+    ran = command("doctor", "--json")
+    facts = json.loads(ran.out)
+    assert ran.code == 1 and facts["versions"]["torch"], "the rest is there all the same"
+    assert facts["picture"]["message"] == "RuntimeError: CUDA error: no kernel image is available"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from frolic.errors import CheckpointError, FileError, NumericsError, is_out_of_memory
 from frolic.io.problems import Problems
-from frolic.io.safetensors import Entry, compare, read_headers, read_tensors, write
+from frolic.io.safetensors import Entry, all_finite, compare, read_headers, read_tensors, write
 from frolic.keymap import KeyMap
 from frolic.models.layouts import Located
 
@@ -37,7 +37,8 @@ class Job:
     """``found`` in the names of ``target``, its floating-point numbers as ``dtype`` (None: as they are).
 
     ``extra`` is None, or the prefix under which tensors go along that are of no use here. ``change`` makes another one
-    of each tensor of ours, by its name, as it is stored.
+    of each tensor of ours, by its name, as it is stored; those of ``changed`` are not kept in 8 bits, which would round
+    away the better half of what is changed, but in bfloat16.
 
     Raises:
         CheckpointError: listing every tensor that is missing, unexpected or misshapen.
@@ -52,6 +53,7 @@ class Job:
         dtype: torch.dtype | None,
         extra: str | None,
         change: Callable[[str, Tensor], Tensor] | None = None,
+        changed: Collection[str] = (),
     ) -> None:
         self.found, self.target, self.path, self.dtype, self.change = found, target, path, dtype, change
         ours = _tensors(found, path)
@@ -62,7 +64,10 @@ class Job:
         for name, meta in ours.items():
             sources = tuple(found.keymap.theirs(name))
             for theirs, piece in target.save({name: meta}).items():
-                self.makers[theirs] = Maker(name, sources, self._kind(sources), tuple(piece.shape))
+                kind = self._kind(sources)
+                if name in changed and kind.is_floating_point and kind.itemsize == 1:
+                    kind = torch.bfloat16
+                self.makers[theirs] = Maker(name, sources, kind, tuple(piece.shape))
         dropped = [name for name in found.entries if found.keymap.drops(name)]
         self.left_out = tuple(dropped) if extra is None else ()
         for name in dropped if extra is not None else ():
@@ -128,7 +133,7 @@ class Job:
         if self.change is None:
             return self.target.save(ours)[name].to(maker.dtype)
         made = self.target.save({key: self.change(key, tensor) for key, tensor in ours.items()})[name].to(maker.dtype)
-        if not bool(torch.isfinite(made).all()):
+        if not all_finite(made):
             raise NumericsError(f"{name} is not finite as it would be written; change it by less, or use float32.")
         return made
 

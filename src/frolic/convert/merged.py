@@ -52,8 +52,9 @@ def merge(
     watch: Watch | None = None,
 ) -> Merged:
     """Write ``model`` to the folder ``out`` with ``adapters`` (sources and weights) merged: each weight is summed in
-    float32 from the original and rounded once, to ``dtype`` or to what it was stored in. Of two experts each gets the
-    adapters that are for it. The files of a changed part say which adapters are in them (``RECIPE``).
+    float32 from the original and rounded once, to ``dtype`` or to what it was stored in (from 8 bits to bfloat16). Of
+    two experts each gets the adapters that are for it. The files of a changed part say which adapters are in them
+    (``RECIPE``).
 
     Raises:
         NumericsError: a merged weight is not finite.
@@ -117,7 +118,12 @@ def _job(
     keymap = component.spec.keymap(component.config)
     found = Located(name, component.spec, DIFFUSERS, "", keymap, component.config, read_headers(weights))
     _check_biases(changes, found)
-    return Job(found, keymap, weights, dtype=dtype, extra=None, change=lambda key, t: _changed(key, t, changes))
+    changed = {f"{linear}.{kind}" for linear in changes for kind in ("weight", "bias")}
+
+    def change(key: str, tensor: Tensor) -> Tensor:
+        return _changed(key, tensor, changes)
+
+    return Job(found, keymap, weights, dtype=dtype, extra=None, change=change, changed=changed)
 
 
 def _changed(name: str, tensor: Tensor, changes: Mapping[str, Sequence[tuple[Delta, float]]]) -> Tensor:

@@ -68,7 +68,8 @@ def convert(
 ) -> Converted:
     """Write the model at ``source`` to ``target`` in the naming ``to``.
 
-    ``source`` is a pipeline's folder (of which the transformer is converted), a part's folder, a ``.safetensors`` in
+    ``source`` is a pipeline's folder (of which the transformer is converted, to another pipeline's folder both if there
+    are two, and to one file the first), a part's folder, a ``.safetensors`` in
     any naming, an index of shards, or a ``.pth``, which only a process of its own opens. ``to``: ``original`` and
     ``comfy`` are one file; ``diffusers`` is a part's folder, in shards of at most ``shard_bytes``, or a whole
     pipeline's folder where ``base``, a model in diffusers' layout, gives the other parts (a pipeline's folder is its
@@ -112,23 +113,30 @@ def convert(
         if ORIGINAL not in names:
             raise RequestError(f"A {found.part} is published under one set of names; there is nothing to convert.")
         prefix = _prefix(found.part) if to == "comfy" else ""
+        also = _partner(path, found, to)
         # From the authors' names to the authors' names even what is of no use here goes along.
         extra = prefix if to != DIFFUSERS and found.layout == ORIGINAL else None
         keymap = names[DIFFUSERS if to == DIFFUSERS else ORIGINAL].under(prefix)
         job = Job(found, keymap, path, dtype=wanted, extra=extra)
+        written = [*job.makers.values()]
         if to == DIFFUSERS:
             made = work / "made"
             write_part(job, made if origin is None else made / found.part, shard_bytes or SHARD_BYTES)
             if origin is not None:
-                copy_rest(origin, made, found.part)
+                for each in also:
+                    partner = Job(each, names[DIFFUSERS], path, dtype=wanted, extra=None)
+                    write_part(partner, made / each.part, shard_bytes or SHARD_BYTES)
+                    written += [*partner.makers.values()]
+                copy_rest(origin, made, found.part, *(each.part for each in also))
                 _check_whole(made, origin, found)
             # Again, because the work may have taken long.
             check_folder(target, whole=origin is not None, force=force)
             publish(made, target)
         else:
             job.write({target: list(job.makers)}, force=force)
-    size = sum(maker.bytes for maker in job.makers.values())
-    return Converted(found.part, found.layout, to, target, len(job.makers), size, job.left_out, found.assumed)
+    parts = " and ".join(each.part for each in (found, *also))
+    size = sum(maker.bytes for maker in written)
+    return Converted(parts, found.layout, to, target, len(written), size, job.left_out, found.assumed)
 
 
 def _wanted(to: str, dtype: str | None, shard_bytes: int | None) -> torch.dtype | None:
@@ -176,6 +184,14 @@ def _find(source: str | Path, watch: Watch | None, *, whole: bool) -> Path:
     return find_model(source, watch)
 
 
+def _partner(path: Path, found: Located[Entry], to: str) -> list[Located[Entry]]:
+    """The second expert of a pipeline's folder that is converted to another, which has to stay like the first."""
+    second = path / "transformer_2"
+    if to != DIFFUSERS or found.part != "transformer" or not (path / INDEX).is_file() or not second.is_dir():
+        return []
+    return [_component(second)]
+
+
 def _prefix(part: str) -> str:
     if part not in COMFY:
         raise RequestError(f"ComfyUI has no naming of its own for a {part}; use --to original.")
@@ -198,8 +214,9 @@ def _open(path: Path, origin: ModelFolder | None, entries: Mapping[str, Entry], 
         return _component(path / "transformer" if (path / INDEX).is_file() else path)
     known = {name: part.config for name, part in origin.components.items()} if origin else {}
     beside, ignored = _beside(path.parent / CONFIG)
-    found = locate(entries, families(), str(path), known, beside)
-    if beside and found.part not in beside:
+    family = None if origin is None else origin.family.name
+    found = locate(entries, families(), str(path), known, beside, family)
+    if beside and not isinstance(found.config, type(beside.get(found.part))):
         ignored = f"{path.parent / CONFIG} is for a {next(iter(beside))} and was ignored."
     return replace(found, assumed=tuple(filter(None, (said, ignored, *found.assumed))))
 
@@ -214,12 +231,12 @@ def _beside(file: Path) -> tuple[Mapping[str, Any], str]:
         raw = {}
     if class_of(raw) not in _classes():
         return {}, f"{file} does not describe a part that frolic knows and was ignored."
-    part, config = _configured(file)
+    part, _, config = _configured(file)
     return {part: config}, ""
 
 
 def _component(folder: Path) -> Located[Entry]:
-    part, config = _configured(folder / CONFIG)
+    part, spec, config = _configured(folder / CONFIG)
     problem = None
     for variant in VARIANTS:
         try:
@@ -230,28 +247,33 @@ def _component(folder: Path) -> Located[Entry]:
     else:
         assert problem is not None
         raise problem
-    spec = next(parts[part] for parts in map(parts_of, families().values()) if part in parts)
     return Located(part, spec, DIFFUSERS, "", spec.keymap(config), config, read_headers(weights))
 
 
-def _configured(file: Path) -> tuple[str, Any]:
+def _configured(file: Path) -> tuple[str, ComponentSpec, Any]:
     """Which part a ``config.json`` is for, and what it says."""
     raw = read_json_object(file)
     said, known = class_of(raw), _classes()
     if said not in known:
         what = f"is for a {said!r}, which frolic does not know" if said else "names no class"
         raise CheckpointError(f"{file} {what}; supported: {', '.join(known)}.")
-    part, spec = known[said]
+    # Of two experts, which are of one class, it is the one that the folder is called after.
+    part = file.parent.name if file.parent.name in known[said] else next(iter(known[said]))
+    spec = known[said][part]
     try:
-        return part, spec.configure(raw)
+        return part, spec, spec.configure(raw)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{file} has a value of the wrong kind ({error}); get the file again.") from error
 
 
-def _classes() -> dict[str, tuple[str, ComponentSpec]]:
-    """Every part that a ``config.json`` may be for, by the class it names."""
-    parts = [item for family in families().values() for item in parts_of(family).items()]
-    return {name: (part, spec) for part, spec in parts for name in spec.class_names}
+def _classes() -> dict[str, dict[str, ComponentSpec]]:
+    """The parts that a ``config.json`` may be for, by the class it names."""
+    found: dict[str, dict[str, ComponentSpec]] = {}
+    for family in families().values():
+        for part, spec in parts_of(family).items():
+            for name in spec.class_names:
+                found.setdefault(name, {}).setdefault(part, spec)
+    return found
 
 
 def _check_whole(made: Path, origin: ModelFolder, found: Located[Entry]) -> None:

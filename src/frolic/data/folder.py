@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from frolic.errors import FileError
-from frolic.io.media import load_image
+from frolic.io.media import eight_bits, load_image, opaque
 from frolic.io.problems import Problems
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _table(path: Path, problems: Problems) -> dict[str, str]:
     """Captions by the pictures' file names."""
     found: dict[str, str] = {}
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")  # JSON strings may hold what else ends a line
     except (OSError, UnicodeDecodeError):
         problems.add("captions that are not UTF-8 text", path.name)
         return found
@@ -167,6 +167,8 @@ def _table(path: Path, problems: Problems) -> dict[str, str]:
         try:
             row = json.loads(line)
             name, text = row["file_name"], row["text"].strip()
+            if not isinstance(name, str):
+                raise TypeError(name)
         except (ValueError, KeyError, TypeError, AttributeError):
             problems.add(f'lines of {_TABLE} that are not {{"file_name": ..., "text": ...}}', f"line {number}")
             continue
@@ -201,10 +203,7 @@ def fitted(path: Path, height: int, width: int) -> Tensor:
     from PIL import Image as images
     from PIL import ImageOps
 
-    image: Image = load_image(path).convert("RGBA")
-    over = images.new("RGBA", image.size, "white")
-    over.alpha_composite(image)
-    cut = ImageOps.fit(over.convert("RGB"), (width, height), images.Resampling.LANCZOS)
+    cut = ImageOps.fit(opaque(load_image(path)), (width, height), images.Resampling.LANCZOS)
     return torch.from_numpy(np.array(cut)).permute(2, 0, 1).float() / 127.5 - 1
 
 
@@ -212,6 +211,6 @@ def whole(path: Path, most: int) -> Tensor:
     """[4, H, W] in [0, 1]: all of it, its transparency too, with sides of ``most`` pixels at most."""
     import numpy as np
 
-    image: Image = load_image(path).convert("RGBA")
+    image: Image = eight_bits(load_image(path)).convert("RGBA")
     image.thumbnail((most, most))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

@@ -128,8 +128,9 @@ def pixels(path: Path) -> np.ndarray:
     from frolic.io.media import load_image, opaque
     from frolic.io.video import read_frames
 
-    if path.suffix.lower() in CLIPS:
-        return read_frames(path)
+    if path.suffix.lower() in CLIPS and len(frames := read_frames(path)) > 1:
+        return frames
+    # A still WebP or GIF as any other picture, turned as it says.
     return np.asarray(opaque(load_image(path)))[None]
 
 

@@ -42,7 +42,7 @@ def read_prompts(source: str) -> list[str]:
     else:
         path = Path(source).expanduser()
         try:
-            text, name = path.read_text("utf-8"), str(path)
+            text, name = path.read_text("utf-8-sig"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(
                 f"The prompts {source} cannot be read ({error}){nearest(source, shipped())}; give a text file, or one "
@@ -50,8 +50,10 @@ def read_prompts(source: str) -> list[str]:
             ) from error
     problems = Problems(f"{name} cannot be read as prompts")
     found: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if name.endswith(".jsonl"):
+    objects = name.endswith(".jsonl")
+    # JSON strings may hold what else ends a line.
+    for number, line in enumerate(text.split("\n") if objects else text.splitlines(), 1):
+        if objects:
             line = _of_json(line, number, problems)
         if line.strip() and not line.lstrip().startswith("#"):
             found.append(" ".join(line.split()))

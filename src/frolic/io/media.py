@@ -88,13 +88,19 @@ def load_image(path: Path) -> Image:
         raise FileError(f"{path} cannot be read as a picture; give a whole PNG, JPEG or WebP file.") from error
 
 
-def opaque(image: Image) -> Image:
-    """In colours, and over white where it is see-through."""
+def eight_bits(image: Image) -> Image:
+    """Grey in 16 bits brought to 8, of which PIL itself would call all but the darkest 256 shades white; any other as
+    it is."""
     import numpy as np
 
     if image.mode.startswith("I") and (image.mode != "I" or np.asarray(image).max() > 255):
-        # Grey in 16 bits: PIL itself would call all but the darkest 256 shades white.
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    return image
+
+
+def opaque(image: Image) -> Image:
+    """In colours, and over white where it is see-through."""
+    image = eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         from PIL import Image as images
 

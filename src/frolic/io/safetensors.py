@@ -236,9 +236,9 @@ def read_tensors(
                     if tensor.is_floating_point():
                         wanted = dtype(name) if callable(dtype) else dtype
                         stored, tensor = tensor, tensor if wanted is None else tensor.to(wanted)
-                        if not _all_finite(tensor):
+                        if not all_finite(tensor):
                             lost = f"too large for {str(wanted).removeprefix('torch.')}, use --dtype float32"
-                            problems.add(lost if _all_finite(stored) else "not finite", where + name)
+                            problems.add(lost if all_finite(stored) else "not finite", where + name)
                     tensors[name] = tensor.to(device)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({reason(error)}); get the file again.") from error
@@ -366,7 +366,7 @@ def _read(file: BufferedReader, entry: Entry) -> Tensor:
     return tensor
 
 
-def _all_finite(tensor: Tensor) -> bool:
+def all_finite(tensor: Tensor) -> bool:
     """One cheap pass; a sum is finite unless something in it is not, or it overflowed."""
     if tensor.element_size() == 1:
         tensor = tensor.float()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from frolic.errors import FileError, FrolicError, RequestError, is_out_of_memory
 from frolic.io.files import check_folder, check_writable, existing_file, reason, whole_file, whole_folder
-from frolic.io.media import FORMATS, MAX_PIXELS, encode_png, texts_of
+from frolic.io.media import FORMATS, MAX_PIXELS, encode_png, opaque, texts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,7 +207,7 @@ def _read_pictures(path: Path) -> Iterator[np.ndarray]:
     with image:
         _check_size(path, *image.size)
         for frame in ImageSequence.Iterator(image):
-            yield np.asarray(frame.convert("RGB"))
+            yield np.asarray(opaque(frame))
 
 
 def _read_pngs(path: Path) -> Iterator[np.ndarray]:

@@ -109,7 +109,8 @@ def detect(tensors: Iterable[str], families: Mapping[str, FamilySpec], where: st
     if found is None or 2 * best[0] <= len(names):
         shown = ", ".join(names[:3]) or "none"
         raise CheckpointError(
-            f"{where} holds no model that frolic knows (its tensors: {shown}); give a file of a SANA model."
+            f"{where} holds no model that frolic knows (its tensors: {shown}); give a file of a model of "
+            f"{', '.join(families)}."
         )
     return found
 
@@ -120,21 +121,30 @@ def locate(
     where: str = "The file",
     known: Mapping[str, Any] | None = None,
     own: Mapping[str, Any] | None = None,
+    family: str | None = None,
 ) -> Located[E]:
     """What a file without a ``config.json`` holds, and the config that its shapes tell.
 
     ``entries`` are its tensors by name, each with a ``shape``. ``known`` are configs by part of a model that the file
     may belong to: where one agrees with all that the shapes tell, it answers what they leave open too, and where it
-    does not, that is said. ``own`` are configs that came with the file itself, and have to agree.
+    does not, that is said. ``own`` are configs that came with the file itself, and have to agree. Both say nothing of a
+    part of another family. ``family`` is the one of the model that it has to go with.
 
     Raises:
         CheckpointError: the file holds nothing that frolic knows, or not enough to find its config, or contradicts the
-            one that came with it.
+            one that came with it, or is of another family.
     """
     found = detect(entries, families, where)
+    if family is not None and found.family != family:
+        raise CheckpointError(
+            f"{where} holds a {found.part} of the family {found.family}, but the model that it is to go with is of "
+            f"{family}; choose another --base, or another file."
+        )
     spec = parts_of(families[found.family])[found.part]
-    given = (own or {}).get(found.part)
-    config, assumed = _settle(spec, found, entries, given or (known or {}).get(found.part), where, given is not None)
+    kind = type(spec.configure({}))
+    given, other = (each.get(found.part) if each else None for each in (own, known))
+    given, other = (each if isinstance(each, kind) else None for each in (given, other))
+    config, assumed = _settle(spec, found, entries, given or other, where, given is not None)
     keymap = maps_of(spec, config)[found.layout].under(found.prefix)
     return Located(found.part, spec, found.layout, found.prefix, keymap, config, entries, assumed)
 

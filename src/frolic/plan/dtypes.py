@@ -26,14 +26,14 @@ Parts = Mapping[str, Mapping[str, Entry]]
 
 
 def choose_dtypes(
-    name: str,
+    name: str | torch.dtype | None,
     device: torch.device,
     parts: Parts,
     known: Published | None,
     alike: Sequence[Published],
     family: Mapping[str, tuple[str, ...]],
 ) -> dict[str, torch.dtype]:
-    """The dtype of every part, for the dtype that was asked for by ``name`` (the transformer's).
+    """The dtype of every part, for the dtype that was asked for by ``name`` (the transformer's); None is ``auto``.
 
     ``known`` holds the rule where this is a published checkpoint. Of others, weights stored in a half-precision type
     are safe in that one and in float32. Those stored in float32 are safe in what all published models ``alike`` in
@@ -44,8 +44,9 @@ def choose_dtypes(
         RequestError: there is no such dtype, or it is not safe for this model.
     """
     spoken = {**DTYPES, **{short: DTYPES[long] for short, long in _SHORT.items()}}
-    if name != "auto" and name not in spoken:
-        raise RequestError(f"dtype is {name!r}; give auto, {', '.join(DTYPES)}{nearest(name, spoken) or '.'}")
+    name = "auto" if name is None else str(name).removeprefix("torch.") if isinstance(name, torch.dtype) else name
+    if not isinstance(name, str) or (name != "auto" and name not in spoken):
+        raise RequestError(f"dtype is {name!r}; give auto, {', '.join(DTYPES)}{nearest(str(name), spoken) or '.'}")
     sizes = _sizes(parts)
     safe = {}
     for part, entries in parts.items():
@@ -73,7 +74,7 @@ def _automatic(
             part: torch.bfloat16 if quick and torch.bfloat16 in allowed else torch.float32
             for part, allowed in safe.items()
         }
-    halves = sum(count for dtype, count in sizes.items() if dtype.itemsize == 2)
+    halves = sum(count for dtype, count in sizes.items() if dtype.itemsize <= 2)
     if known or 0 < sizes.total() <= 2 * halves:
         return {part: _half(allowed, device) for part, allowed in safe.items()}
     return dict.fromkeys(safe, torch.float32)

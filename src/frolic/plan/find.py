@@ -116,19 +116,19 @@ def published_names() -> dict[str, Published]:
     return {entry.name: entry for family in families().values() for entry in family.published}
 
 
-def choose_device(device: str) -> torch.device:
-    """The device ``device`` names.
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device ``device`` names; the best that there is for ``auto`` or None.
 
     Raises:
         RequestError: it is not a device, or this machine has none.
     """
-    if device == "auto":
+    if device is None or device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise RequestError(f"{device!r} is not a device; give auto, cpu, cuda, cuda:N or mps.") from None
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
