@@ -68,3 +68,11 @@ def test_the_same_frames_in_diffusers(pipe: frolic.Pipeline) -> None:
     assert got is not None and expected.std() > 0.05
     error = ((got + 1) / 2 - expected.transpose(1, 2)).square().mean()
     assert 10 * torch.log10(1 / error) > 40
+
+
+def test_of_two_experts_one_may_go_unguided() -> None:
+    """Projected guidance of the other one alone, for several prompts at once."""
+    pipe = frolic.load("starter-video")
+    asked = {"seed": 1, "steps": 2, "apg": True, "guidance_scale": 1.0, "guidance_scale_2": 4.0, "output": "tensor"}
+    pixels = pipe(["a cat", "a dog"], **asked).pixels
+    assert pixels is not None and pixels.shape[0] == 2 and bool(pixels.isfinite().all())

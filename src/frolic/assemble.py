@@ -72,16 +72,16 @@ def assemble(plan: BuildPlan) -> Pipeline:
 
 
 def _lora_reader(plan: BuildPlan) -> Read:
-    """How adapters are read for the plan's transformer."""
+    """How adapters are read for the plan's transformer, which need not be in memory for that."""
     part = plan.parts["transformer"]
     targets: list[Any] = []
 
-    def read(source: str, transformer: nn.Module, expert: str) -> Loaded:
+    def read(source: str, expert: str) -> Loaded:
         from frolic.adapters import load as load_adapter
         from frolic.adapters import target
 
         if not targets:
-            targets.append(target(part.spec, part.config, transformer))
+            targets.append(target(part.spec, part.config))
         return load_adapter(source, targets[0], allow_partial=plan.allow_partial, expert=expert)
 
     return read

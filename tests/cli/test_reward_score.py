@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from frolic.errors import FileError
+from frolic.errors import FileError, RequestError
 from frolic.io.media import SCHEMA, encode_png
 from frolic.io.video import save_video
 from frolic.rewards import make_reward
@@ -161,12 +161,24 @@ def test_all_that_cannot_be_read_is_one_error(place: Path, command: Command) -> 
     assert ran.code == 3 and lines(ran.out)[0]["event"] == "error"
 
 
-def test_what_does_not_suit_the_files_is_one_error(place: Path, command: Command) -> None:
+def quoting(self: Any, prompts: list[str]) -> None:
+    if '"' not in prompts[0]:
+        raise RequestError(f"nothing is quoted in {prompts[0]!r}")
+
+
+def test_what_does_not_suit_the_files_is_one_error(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (place / "scorer.py").write_text("def words(frames, prompts): return [0.0]")
     ran = command("reward", "score", "own.png", "plain.jpg", "clip.gif", "-r", "lively", "-r", "python:scorer.py:words")
     assert ran.code == 2 and "lively needs 3 frames, and there are fewer of own.png, plain.jpg" in ran.err
     assert "python:scorer.py:words reads the prompt, and none is recorded in plain.jpg, clip.gif" in ran.err
     assert command("reward", "score", "clip.mp4", "-r", "lively").code == 0
+    # A prompt that a reward has no use for is found before anything is scored.
+    (place / "quotes.py").write_text("def words(frames, prompts): raise AssertionError('nothing is scored')")
+    monkeypatch.setattr("frolic.rewards.called.Called.check_prompts", quoting, raising=False)
+    ran = command("reward", "score", "own.png", "clip.mp4", "-r", "python:quotes.py:words")
+    assert ran.code == 2 and "clip.mp4: nothing is quoted in 'a dog'" in ran.err and "own.png" not in ran.err
     assert "lively needs 3" in command("reward", "score", "clip.mp4", "-r", "lively", "--frames", 2).err
 
 

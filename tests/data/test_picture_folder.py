@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from frolic.data.folder import PictureFolder
-from frolic.errors import FileError
+from frolic.data.folder import PictureFolder, fitted, read_entries, whole
+from frolic.data.shapes import sizes
+from frolic.errors import ConfigError, FileError
 
 
 def put(folder, name, colour="red", size=(20, 10)):
@@ -69,3 +71,25 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(FileError, match="cannot be read as a picture"):
         PictureFolder.read(tmp_path, 8).pixels(torch.tensor([0]))
+
+
+def test_grey_in_sixteen_bits_is_grey(tmp_path):
+    Image.fromarray(np.full((8, 8), 128 * 257, np.uint16)).save(tmp_path / "a.png")
+    assert abs(float(fitted(tmp_path / "a.png", 8, 8).mean()) - (128 / 127.5 - 1)) < 1e-4
+    assert abs(float(whole(tmp_path / "a.png", 8)[:3].mean()) - 128 / 255) < 1e-4
+
+
+def test_a_table_of_captions_holds_any_text_and_refuses_other_names(tmp_path):
+    put(tmp_path, "a.png")
+    put(tmp_path, "b.png")
+    rows = '{"file_name": "a.png", "text": "one\u2028two"}\n{"file_name": ["b.png"], "text": "b"}\n'
+    (tmp_path / "metadata.jsonl").write_text(rows, "utf-8")
+    with pytest.raises(FileError, match=r"\(1\): line 2"):
+        read_entries(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text(rows.replace('["b.png"]', '"b.png"'), "utf-8")
+    assert [entry.caption for entry in read_entries(tmp_path)] == ["one\u2028two", "b"]
+
+
+def test_sizes_that_do_not_exist_are_refused():
+    with pytest.raises(ConfigError, match="multiple of 64; give a larger"):
+        sizes(40, 64)

@@ -27,6 +27,8 @@ CASES = [Case("single", f"a shape {i}", (f"c{i}",)) for i in range(5)]
 
 
 class Vae:
+    config = SimpleNamespace(stride=16)
+
     def float(self) -> Vae:
         return self
 
@@ -42,6 +44,8 @@ class FakePipeline:
     """Draws noise from ``seed + k``, as a real pipeline does, and remembers what it was asked."""
 
     calls: list[dict[str, Any]] = field(default_factory=list)
+    makes_clips: bool = False
+    device: Any = field(default_factory=lambda: torch.device("cpu"))
     card: Any = field(default_factory=lambda: SimpleNamespace(hash="abc"))
     defaults: Any = field(default_factory=lambda: SimpleNamespace(steps=20, guidance_scale=3.0))
     vae: Vae = field(default_factory=Vae)
@@ -158,6 +162,21 @@ def test_a_file_of_figures_is_of_one_model(invoke: Any, tmp_path: Path, shape_pa
     said = invoke(*suite)
     assert said.exit_code == 0 and "reconstruction was of other weights" in said.stderr
     assert "reconstruction" not in json.loads(out.read_text())
+    # With adapters it is another model too.
+    assert invoke(*rebuild).exit_code == 0
+    said = invoke(*suite, "--lora", "sketch:0.5")
+    assert said.exit_code == 0 and "reconstruction was of other weights or adapters" in said.stderr
+    assert isinstance(invoke(*rebuild).exception, RequestError)
+
+
+def test_what_cannot_be_measured_is_said_at_once(invoke: Any, tmp_path: Path, shape_pack: Path) -> None:
+    rebuild = ("reconstruction", "--data", shape_pack, "--pictures", 2, "--no-lpips")
+    assert "needs a multiple of 16" in str(invoke(*rebuild, "--side", 40).exception)
+    assert isinstance(invoke(*rebuild, "--side", 32, "--out", tmp_path / "none" / "f.json").exception, FileError)
+    assert invoke("sheet", "--batch", 0).exit_code == 2
+    clips: Any = FakePipeline(makes_clips=True, card=SimpleNamespace(name="m"))
+    with pytest.raises(RequestError, match="draws videos"):
+        drawer(clips)
 
 
 def test_a_sheet_of_sixty_four(invoke: Any, tmp_path: Path, many: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,3 +140,11 @@ def test_a_key_that_a_file_has_twice(tmp_path: Path) -> None:
     (tmp_path / "glow.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(CheckpointError, match="names 'a' twice"):
         read(tmp_path / "glow.safetensors", goal())
+
+
+def test_a_usual_name_says_nothing_and_its_folder_s_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "glow"
+    folder.mkdir()
+    save(dialects.diffusers(factors())[0], folder / NAME)
+    monkeypatch.chdir(folder)
+    assert find(Path(NAME)).name == find(Path()).name == find(folder).name == "glow"

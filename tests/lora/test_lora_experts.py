@@ -66,3 +66,16 @@ def test_a_strength_can_name_the_expert() -> None:
     assert Strength.of(Strength(0.6, target="low").to_json()) == Strength(0.6, target="low")
     with pytest.raises(RequestError, match="target='middle'"):
         parse("glow,target=middle")
+
+
+def test_layers_of_the_second_expert_alone_are_found_in_a_file_of_both(tmp_path: Path) -> None:
+    tensors = {
+        f"{part}.blocks.{block}.attn1.to_q.lora_{side}.weight": torch.ones(shape)
+        for part, block in (("transformer", 0), ("transformer_2", 1))
+        for side, shape in (("A", (2, 8)), ("B", (8, 2)))
+    }
+    save_file(tensors, tmp_path / "both.safetensors")
+    goal = own_target([tmp_path / "both.safetensors"])
+    for expert, block in (("high", 0), ("low", 1)):
+        deltas = read(tmp_path / "both.safetensors", goal, expert=expert).deltas
+        assert [*deltas] == [f"blocks.{block}.attn1.to_q"]

@@ -16,6 +16,7 @@ from dialects import save
 from frolic.errors import CheckpointError, RequestError
 from frolic.io.safetensors import load as load_tensors
 from frolic.pipeline import Pipeline
+from frolic.pipeline.parts import Reread
 from frolic.strength import Strength
 from tiny import write_tiny_folder
 
@@ -191,6 +192,8 @@ def test_drawings_that_take_turns(place: Path) -> None:
 def test_parts_that_are_read_when_needed(place: Path) -> None:
     spare = frolic.load(place / "model", memory="low")
     spare.loras = blend(place, a=0.8)
+    held = spare._held["transformer"]
+    assert isinstance(held, Reread) and held._module is None, "an adapter is read without the model"
     wanted = draw(frolic.load(place / "model"), blend(place, a=0.8))
     for _ in range(2):
         same(draw(spare, None), wanted)

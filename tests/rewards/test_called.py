@@ -119,3 +119,17 @@ def test_a_file_that_does_not_run_is_told(scorer: Path) -> None:
     scorer.write_text("1 / 0")
     with pytest.raises(ConfigError, match=r"cannot be imported.*ZeroDivisionError"):
         make_reward(f"python:{scorer}:f")
+
+
+def test_a_file_may_hold_dataclasses_and_lie_at_home(scorer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass Scale:\n"
+        "    by: float = 2.0\n\ndef score(frames, prompts):\n    return [Scale().by] * len(prompts)\n"
+    )
+    monkeypatch.setenv("HOME", str(scorer.parent))
+    assert make_reward("python:~/scorer.py:score").score(clips(), ["", ""]).tolist() == [2, 2]
+    # Another file of that name is another module.
+    (scorer.parent / "b").mkdir()
+    (scorer.parent / "b" / "scorer.py").write_text("def score(frames, prompts): return [3.0] * len(prompts)")
+    assert make_reward(f"python:{scorer.parent}/b/scorer.py:score").score(clips(), [""] * 2).tolist() == [3, 3]
+    assert make_reward(f"python:{scorer}:score").score(clips(), ["", ""]).tolist() == [2, 2]

@@ -33,6 +33,7 @@ class Scorer:
         self.paths: list[str] = []
         self.answer: Answer = mean_red
         self.piece, self.pause = 1 << 20, 0.0
+        self.promised = 0
         scorer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,6 +45,8 @@ class Scorer:
                 if code == 0:
                     return  # hangs up
                 self.send_response(code)
+                if scorer.promised:
+                    self.send_header("Content-Length", str(scorer.promised))
                 if code == 302:
                     self.send_header("Location", "http://example.invalid/elsewhere")
                 self.end_headers()
@@ -111,6 +114,17 @@ def test_what_passes_is_tried_again(scorer: Scorer, code: int) -> None:
     scorer.answer = lambda question: (code, b"busy")
     with pytest.raises(NetworkError, match=r"no answer in 3 tries: " + ("it says" if code else "")):
         quick(scorer.address).score(clips(), ["", ""])
+    assert len(scorer.asked) == 3
+
+
+@pytest.mark.parametrize("code", [200, 503])
+def test_an_answer_that_is_cut_short_is_asked_for_again(scorer: Scorer, code: int) -> None:
+    def answer(question: dict[str, Any]) -> tuple[int, bytes]:
+        scorer.promised = 1000 if len(scorer.asked) < 3 else 0
+        return (code, b'{"scores": [1,') if scorer.promised else scores([1, 2])
+
+    scorer.answer = answer
+    assert quick(scorer.address).score(clips(), ["", ""]).tolist() == [1, 2]
     assert len(scorer.asked) == 3
 
 

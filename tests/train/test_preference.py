@@ -215,3 +215,10 @@ def test_a_picture_with_transparency_lies_on_white_as_where_it_is_scored(tmp_pat
     seen = pixels(tmp_path / "a.png")
     assert seen.shape == (1, 6, 8, 3) and seen[0, 0, 0].tolist() == [255, 127, 127]
     assert (seen == read_clip(tmp_path / "a.png").frames).all()
+    # A still WebP is a picture, not a clip of one frame.
+    Image.new("RGBA", (8, 6), (255, 0, 0, 128)).save(tmp_path / "a.webp", lossless=True)
+    assert (pixels(tmp_path / "a.webp") == seen).all() and (read_clip(tmp_path / "a.webp").frames == seen).all()
+    # And of a clip every frame lies on white.
+    clear = [Image.new("RGBA", (8, 6), (shade, 0, 0, 0)) for shade in (0, 200)]
+    clear[0].save(tmp_path / "b.webp", save_all=True, append_images=clear[1:], lossless=True, exact=True)
+    assert (pixels(tmp_path / "b.webp") == 255).all()

@@ -394,6 +394,11 @@ def test_prompts_are_read_and_split(tmp_path: Path) -> None:
         read_prompts(str(lines))
     lines.write_text('{"prompt": "a  cat"}\n{"prompt": "a cat"}\n')
     assert read_prompts(str(lines)) == ["a cat"]
+    lines.write_text('\ufeff{"prompt": "a\u2028cat"}\n', "utf-8")
+    assert read_prompts(str(lines)) == ["a cat"], "JSON may hold what else ends a line"
+    marked = tmp_path / "marked.txt"
+    marked.write_text("\ufeff# heads\na dog\n", "utf-8")
+    assert read_prompts(str(marked)) == ["a dog"]
     empty = tmp_path / "none.txt"
     empty.write_text("# nothing\n\n")
     with pytest.raises(ConfigError, match="no prompt"):

@@ -57,7 +57,7 @@ def find(path: Path) -> Found:
     if chosen.name in _INDEXES:
         files = _shards(chosen)
         _keep_inside(chosen.parent, files)
-    name = (chosen.parent.name if usual else chosen.name).removesuffix(".safetensors")
+    name = (chosen.resolve().parent.name if usual else chosen.name).removesuffix(".safetensors")
     return Found(chosen, files, read_json_object(config[0]) if config else None, name)
 
 

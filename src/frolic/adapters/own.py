@@ -11,7 +11,7 @@ import torch
 from frolic.adapters.folder import find
 from frolic.adapters.read import Target
 from frolic.lora.dialect import split
-from frolic.lora.experts import HIGH, of_expert
+from frolic.lora.experts import HIGH, inside, of_expert
 from frolic.lora.names import FLAT_PREFIXES, PREFIXES, Names
 
 
@@ -20,12 +20,14 @@ def own_target(paths: Sequence[Path]) -> Target:
     by one name, whatever the prefix, are one."""
     shapes: dict[str, tuple[int, int]] = {}
     for path in paths:
-        entries = of_expert(find(path).entries(), HIGH)
-        modules, _ = split({key: torch.empty(entry.shape, device="meta") for key, entry in entries.items()})
-        for module, pieces in modules.items():
-            shape = _shape({kind: tuple(tensor.shape) for kind, tensor in pieces.tensors.items()})
-            if shape is not None:
-                shapes.setdefault(bare(module), shape)
+        whole = find(path).entries()
+        for expert in inside(whole) or (HIGH,):
+            entries = of_expert(whole, expert)
+            modules, _ = split({key: torch.empty(entry.shape, device="meta") for key, entry in entries.items()})
+            for module, pieces in modules.items():
+                shape = _shape({kind: tuple(tensor.shape) for kind, tensor in pieces.tensors.items()})
+                if shape is not None:
+                    shapes.setdefault(bare(module), shape)
     return Target(Names(shapes, {}), shapes)
 
 

@@ -22,7 +22,7 @@ ModelOption = Annotated[str, typer.Option("--model", "-m", help="Alias or folder
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder made by `frolic data starter`.")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Sampling steps; the model's own by default.")]
 GuidanceOption = Annotated[float | None, typer.Option("--guidance-scale", "--cfg", help="Guidance scale.")]
-BatchOption = Annotated[int, typer.Option("--batch", help="Pictures drawn together; does not change them.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn together; does not change them.")]
 AddOption = Annotated[Path | None, typer.Option("--out", help="File of `eval starter --out` to add the figure to.")]
 LoraOption = Annotated[
     list[str] | None, typer.Option("--lora", metavar="SRC[:WEIGHT]", help="As of `frolic generate`; may be repeated.")
@@ -138,7 +138,9 @@ def fid(
     said = f"FID {found['fid']} over {found['n']} pictures (other true pictures of the same prompts: {found['floor']})"
     typer.echo(json.dumps(found) if as_json else said)
     if out is not None:
-        _add(out, "fid", found, pipe)
+        settings = _settings(pipe, model, steps, guidance, None)
+        asked = {name: settings[name] for name in ("steps", "guidance_scale")}
+        _add(out, "fid", found | {"seed": seed} | asked, pipe)
 
 
 def reconstruction(
@@ -289,24 +291,29 @@ def _judge_facts(judge: Any) -> dict[str, Any]:
     return {name: judge.facts.get(name) for name in ("ceilings", "colour_by", "colour_accuracy", "parameters")}
 
 
-def _measured(figures: Mapping[str, Any]) -> str | None:
-    """The weights that ``eval starter``'s figures, or one that was added to them, were measured with."""
-    return (figures.get("settings") or figures).get("weights")
+def _measured(figures: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """The weights and the adapters that ``eval starter``'s figures, or one that was added to them, were measured
+    with."""
+    settings = figures.get("settings") or figures
+    return settings.get("weights"), settings.get("loras", [])
 
 
 def _check_same(path: Path | None, pipe: Pipeline) -> None:
     """A figure is not put beside those of other weights; said before anything is drawn.
 
-    Raises RequestError. FileError: the file cannot be read.
+    Raises RequestError. FileError: the file cannot be read, or written.
     """
     from frolic.errors import RequestError
+    from frolic.io.files import check_writable
 
+    if path is not None:
+        check_writable(path, force=True)
     there = _read(path) if path is not None else {}
-    found = {_measured(each) for each in (there, *_added(there).values())} - {None}
-    if found - {pipe.card.hash}:
+    found = [_measured(each) for each in (there, *_added(there).values())]
+    if any(weights is not None and (weights, loras) != (pipe.card.hash, []) for weights, loras in found):
         raise RequestError(
-            f"The figures in {path} are of other weights than this model's: measure it with `frolic eval starter "
-            "--out` first, or give another file with --out."
+            f"The figures in {path} are of other weights or adapters than this model's: measure it with `frolic eval "
+            "starter --out` first, or give another file with --out."
         )
 
 
@@ -336,7 +343,7 @@ def _replace(path: Path, figures: dict[str, Any]) -> None:
     kept = {name: each for name, each in added.items() if _measured(each) == _measured(figures)}
     write_json(path, figures | kept, force=True)
     for name in added.keys() - kept.keys():
-        typer.echo(f"{path}: {name} was of other weights and is gone; measure it again.", err=True)
+        typer.echo(f"{path}: {name} was of other weights or adapters and is gone; measure it again.", err=True)
 
 
 def _check_empty(folder: Path) -> None:

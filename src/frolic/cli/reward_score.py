@@ -162,8 +162,22 @@ def _check(rewards: Sequence[Reward], clips: dict[Path, Clip], prompts: dict[Pat
             problems.append(
                 f"{', '.join(needing)} reads the prompt, and none is recorded in {_some(silent)}; give it with --prompt"
             )
+    said = {path: prompt for path, prompt in prompts.items() if prompt is not None}
+    for each in rewards:
+        refused = {path: why for path, prompt in said.items() if (why := _refusal(each, prompt))}
+        if refused:
+            problems.append(f"{_some([*map(str, refused)])}: {next(iter(refused.values())).rstrip('.')}")
     if problems:
         raise RequestError(f"These files cannot be scored so: {'; '.join(problems)}.")
+
+
+def _refusal(reward: Reward, prompt: str) -> str:
+    """Why a reward cannot be asked about a prompt, or nothing."""
+    try:
+        reward.check_prompts([prompt])
+    except RequestError as error:
+        return str(error)
+    return ""
 
 
 def _some(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from frolic.errors import FileError
-from frolic.io.files import write_error
+from frolic.io.files import reason, write_error
 
 
 class Lines:
@@ -36,9 +36,13 @@ class Lines:
             raise write_error(error, path) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(self._file)
-            raise FileError(f"Another process writes {path}; end that one first.") from None
+            if isinstance(error, BlockingIOError):
+                raise FileError(f"Another process writes {path}; end that one first.") from None
+            raise FileError(
+                f"{path} cannot be kept from other processes ({reason(error)}); choose another place for it."
+            ) from error
         try:
             self.lines = self._repaired(whole)
         except BaseException:

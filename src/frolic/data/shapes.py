@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from frolic.bins import bins
+from frolic.errors import ConfigError
 from frolic.io.media import load_image
 
 MOST_LONG = 2.0
@@ -14,7 +15,10 @@ MOST_LONG = 2.0
 
 def sizes(side: int, stride: int, bin_base: int = 0) -> list[tuple[int, int]]:
     """Heights and widths, multiples of ``stride``, whose area is about ``side`` squared: those of the table that a
-    model was trained with, where it has one for this side."""
+    model was trained with, where it has one for this side.
+
+    Raises ConfigError: there are none.
+    """
     if bin_base == side:
         found = [size for size in bins(side).values() if max(size) <= MOST_LONG * min(size)]
         return [size for size in found if not (size[0] % stride or size[1] % stride)]
@@ -24,6 +28,8 @@ def sizes(side: int, stride: int, bin_base: int = 0) -> list[tuple[int, int]]:
         for size in ((height, width), (width, height)):
             if max(size) <= MOST_LONG * min(size) and abs(size[0] * size[1] - side * side) <= 0.2 * side * side:
                 made.add(size)
+    if not made:
+        raise ConfigError(f"No size of about {side} x {side} is a multiple of {stride}; give a larger data.side.")
     return sorted(made)
 
 

@@ -75,11 +75,11 @@ class Truth:
 
 def distance(draw: Draw, true: Truth, seed: int, batch: int) -> Distance:
     """The pictures that ``draw`` makes against true ones of the same prompts and size."""
+    net = features.load_features(home() / "packages")  # first: what cannot be fetched is found before anything is drawn
     prompts = [case.prompt for case in true.cases]
     drawn = [draw(prompts[k : k + batch], seed + k).float().cpu() for k in range(0, len(prompts), batch)]
     pictures = torch.cat(drawn)
     side = pictures.shape[-1]
-    net = features.load_features(home() / "packages")
     found = features.features(net, pictures)
     first, second = (true.features(net, other, side) for other in (0, 1_000_000))
     return Distance(
@@ -91,6 +91,15 @@ def distance(draw: Draw, true: Truth, seed: int, batch: int) -> Distance:
 
 
 def reconstruct(pipe: Pipeline, true: Truth, side: int, lpips: nn.Module | None) -> Reconstruction:
-    """What ``pipe``'s autoencoder makes of true pictures of one and of several things, in float32."""
+    """What ``pipe``'s autoencoder makes of true pictures of one and of several things, in float32.
+
+    Raises RequestError: it is one of clips, or cannot make pictures of that ``side``.
+    """
+    if pipe.makes_clips:
+        raise RequestError(f"The model {pipe.card.name} draws videos; choose one of pictures with --model.")
     vae = pipe.vae.float()
-    return measure_reconstruction(lambda x: vae.decode(vae.encode(x)), true.pictures(0, side), lpips)
+    if side < 1 or side % vae.config.stride:
+        raise RequestError(f"--side is {side}; the autoencoder needs a multiple of {vae.config.stride}.")
+    return measure_reconstruction(
+        lambda x: vae.decode(vae.encode(x.to(pipe.device))).cpu(), true.pictures(0, side), lpips
+    )

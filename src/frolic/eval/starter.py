@@ -25,7 +25,12 @@ ALL = "all"
 
 
 def drawer(pipe: Pipeline, **options: Any) -> Draw:
-    """``pipe`` as a ``Draw``; ``options`` are fields of ``Request``, None meaning the model's own."""
+    """``pipe`` as a ``Draw``; ``options`` are fields of ``Request``, None meaning the model's own.
+
+    Raises RequestError: it draws clips.
+    """
+    if pipe.makes_clips:
+        raise RequestError(f"The model {pipe.card.name} draws videos; measure it with `frolic eval starter-video`.")
 
     def draw(prompts: list[str], seed: int) -> Tensor:
         pixels = pipe(prompts, seed=seed, output="tensor", **options).pixels

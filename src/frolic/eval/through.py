@@ -53,7 +53,7 @@ def filmer(
     @torch.no_grad()
     def film(prompts: list[str], seed: int) -> list[np.ndarray]:
         true = torch.stack([clip(asked[prompt], seed + number) for number, prompt in enumerate(prompts)])
-        back = vae.decode(vae.encode(true.float() / 127.5 - 1)).clamp(-1, 1)
-        return list(((back + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy())
+        back = vae.decode(vae.encode(true.to(pipe.device).float() / 127.5 - 1)).clamp(-1, 1)
+        return list(((back + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy())
 
     return film

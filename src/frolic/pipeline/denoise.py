@@ -218,7 +218,7 @@ def denoiser(
 
         return flow(velocity, timesteps)
 
-    if request.apg and request.guided:
+    if request.apg and scale > 1:  # of two experts one may go unguided
         denoise = guidance.apg_batched(
             joint(branches),
             scale,

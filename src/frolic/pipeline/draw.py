@@ -121,8 +121,8 @@ class Pipeline(Finishing, Reading):
         self._loras.strengths = dict(blend)
 
     def _load_loras(self, blend: Blend) -> None:
-        for name, carrier in self._carriers.items():
-            carrier.load(blend, lambda name=name: getattr(self, name))  # type: ignore[misc]
+        for carrier in self._carriers.values():
+            carrier.load(blend)
 
     @property
     def has_controlnet(self) -> bool:

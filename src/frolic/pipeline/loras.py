@@ -22,7 +22,7 @@ from frolic.sampling.guidance import UNCOND
 from frolic.strength import Blend, Strength, blend_of
 from frolic.types import Denoise
 
-Read = Callable[[str, Any, str], Loaded]
+Read = Callable[[str, str], Loaded]
 """An adapter by its source, for a transformer that is the expert ``high`` or ``low``. Raises as
 ``frolic.adapters.read``."""
 
@@ -43,7 +43,7 @@ class Loras:
         self._drawing = 0
         self.strengths: dict[str, Strength] = {}
 
-    def load(self, blend: Blend, transformer: Callable[[], Any]) -> None:
+    def load(self, blend: Blend) -> None:
         """Read the sources of ``blend`` that are not here yet. A name that a record would call one of those here means
         that one only where nothing else is called so."""
         for source, _ in blend:
@@ -53,7 +53,7 @@ class Loras:
                 raise RequestError("This pipeline was put together without a way to read adapters; use frolic.load.")
             names = {loaded.name: loaded for loaded in self._loaded.values()}
             try:
-                found = self._read(source, transformer(), self._expert or HIGH)
+                found = self._read(source, self._expert or HIGH)
             except ModelNotFoundError:
                 if source in names:
                     continue
@@ -61,15 +61,15 @@ class Loras:
             if source in names and names[source].hash == found.hash:
                 continue
             name, number = found.name, 2
-            while name in names or (name != source and self._is_another(name, found, transformer)):
+            while name in names or (name != source and self._is_another(name, found)):
                 name, number = f"{found.name}-{number}", number + 1
             self._loaded[source] = replace(found, name=name)
 
-    def _is_another(self, name: str, found: Loaded, transformer: Callable[[], Any]) -> bool:
+    def _is_another(self, name: str, found: Loaded) -> bool:
         """Whether another adapter than ``found`` could be asked for by ``name``: records must not call it that."""
         assert self._read is not None
         try:
-            return self._read(name, transformer(), self._expert or HIGH).hash != found.hash
+            return self._read(name, self._expert or HIGH).hash != found.hash
         except ModelNotFoundError:
             return False
         except FrolicError:

@@ -5,6 +5,8 @@ B clips, T frames of each, H/W sides of a frame.
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module, util
 from pathlib import Path
@@ -65,7 +67,7 @@ def find(address: str) -> Function:
     if not (place and colon and all(part.isidentifier() for part in name.split("."))):
         raise ConfigError(f"{address!r} is not python:MODULE:FUNCTION or python:FILE.py:FUNCTION.")
     try:
-        found: Any = _from_file(Path(place)) if place.endswith(".py") else import_module(place)
+        found: Any = _from_file(Path(place).expanduser()) if place.endswith(".py") else import_module(place)
     except FrolicError:
         raise
     except ModuleNotFoundError as error:
@@ -86,10 +88,18 @@ def find(address: str) -> Function:
 def _from_file(path: Path) -> ModuleType:
     from frolic.io.files import existing_file
 
-    spec = util.spec_from_file_location(f"frolic_reward_{path.stem}", existing_file(path))
+    # By the whole path: two files of one name are two modules.
+    mark = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    spec = util.spec_from_file_location(f"frolic_reward_{path.stem}_{mark}", existing_file(path))
     assert spec is not None and spec.loader is not None, "the name ends in .py"
     module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # Where what is in it is looked up by its module's name: dataclasses do.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module
 
 

@@ -92,7 +92,10 @@ class Remote(Base):
                 return self._read(response, until)
         except urllib.error.HTTPError as error:
             with error:
-                said = _start(error.read(2000))
+                try:
+                    said = _start(error.read(2000))
+                except (OSError, http.client.HTTPException):  # why it refuses is not worth another error
+                    said = ""
             if error.code in _PASSING:
                 raise _Passing(f"it says {error.code} ({said})") from error
             if error.code in (301, 302, 303, 307, 308):
@@ -119,6 +122,9 @@ class Remote(Base):
                 )
             if time.monotonic() > until:
                 raise TimeoutError("its answer takes too long")
+        if response.length:
+            # What was promised and has not come: ``read1`` calls that an ordinary end.
+            raise _Passing("its answer was cut short")
         return bytes(answer)
 
 
