@@ -336,7 +336,20 @@ def test_verify_of_a_folder_without_hashes(tiny_folder: Path, own_folder: Path) 
     assert checked.problems == () and len(checked.unchecked) == checked.files > 0
     weights = next(own_folder.rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert "cut short" in " ".join(verify(own_folder).problems)
+    checked = verify(own_folder)
+    assert "cut short" in " ".join(checked.problems) and checked.damaged == (weights,)
+
+
+def test_a_repair_fetches_what_is_cut_short_in_a_cache_that_was_copied_without_links(web: FakeHub) -> None:
+    got = hub.pull(NAME)
+    for file in [path for path in got.path.rglob("*") if path.is_symlink()]:
+        data = file.read_bytes()
+        file.unlink()
+        file.write_bytes(data[:-1] if file.suffix == ".safetensors" else data)
+    found = verify(got.path)
+    assert found.damaged and not found.missing
+    hub.repair(HubName(REPO, got.name.commit), found)
+    assert verify(got.path).problems == ()
 
 
 def test_remove_one_revision_keeps_what_the_other_uses(web: FakeHub) -> None:

@@ -398,3 +398,19 @@ def test_frames_that_memory_cannot_hold_are_refused(tmp_path: Path, monkeypatch:
     with pytest.raises(FileError, match="more than can be held in memory"):
         video.read_frames(tmp_path / "a.mp4")
     assert len(video.read_frames(tmp_path / "a.mp4", 3)) == 3
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.mp4"])
+@pytest.mark.parametrize("fps", [8, 24])
+def test_frames_that_are_alike_come_back_as_often_as_they_were(tmp_path: Path, name: str, fps: int) -> None:
+    """Animations keep one of them, shown for longer; one that is alone is shown for ever."""
+    few, order = clip(3), [0, 0, 1, 1, 1, 2, 0, 0, 0]
+    for frames in (few[order], few[[1] * 5]):
+        said = record(fps=float(fps), frames=len(frames))
+        video.save_video(frames, tmp_path / name, fps=fps, record=said, force=True)
+        back = video.read_frames(tmp_path / name)
+        assert len(back) == len(frames) and min(psnr(a, b) for a, b in zip(back, frames, strict=True)) > 25
+        assert video.read_chosen(tmp_path / name, range)[1] == len(frames)
+    video.save_video(few[order], tmp_path / name, fps=fps, force=True)
+    kept = len(video.read_frames(tmp_path / name))
+    assert kept == (9 if name == "a.mp4" else 4), "without a record nothing is known of those that are not there"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 Notify = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
@@ -45,7 +46,12 @@ def _say(text: str) -> None:
 
 
 def _say_json(text: str) -> None:
-    sys.stdout.write(json.dumps({"event": "download", "message": text}) + "\n")
+    _tell({"event": "download", "message": text})
+
+
+def _tell(event: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()  # whoever reads it through a pipe waits for it
 
 
 def _json_lines() -> Progress:
@@ -56,6 +62,6 @@ def _json_lines() -> Progress:
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES or done == total:
             last = now
-            sys.stdout.write(json.dumps({"event": "downloading", "done": done, "total": total, "file": path}) + "\n")
+            _tell({"event": "downloading", "done": done, "total": total, "file": path})
 
     return line

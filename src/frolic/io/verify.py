@@ -49,7 +49,9 @@ def verify(folder: Path, progress: Callable[[int, int, str], None] | None = None
             blob = _blob(file, blobs)
             if blob is None or not _HASH.fullmatch(blob.name):
                 unchecked.append(name)
-                problems += _broken_header(file, name)
+                if broken := [*_broken_header(file, name)]:
+                    problems += broken
+                    damaged.append(file)
                 continue
             for step in _hashing(file, file.stat().st_size, blob.name):
                 done += step

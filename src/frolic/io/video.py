@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from frolic.errors import FileError, FrolicError, RequestError, is_out_of_memory
 from frolic.io.files import check_folder, check_writable, existing_file, reason, whole_file, whole_folder
-from frolic.io.media import FORMATS, MAX_PIXELS, encode_png, opaque, texts_of
+from frolic.io.media import FORMATS, MAX_PIXELS, encode_png, opaque, read_record, texts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,8 +206,25 @@ def _read_pictures(path: Path) -> Iterator[np.ndarray]:
         raise FileError(f"{path} has more pixels than can be used; make it smaller.") from error
     with image:
         _check_size(path, *image.size)
+        count, fps = _recorded(path) if image.format in ("GIF", "WEBP") else (1, 0.0)
+        start = 0.0
         for frame in ImageSequence.Iterator(image):
-            yield np.asarray(opaque(frame))
+            pixels = np.asarray(opaque(frame))
+            # Encoders make one frame, shown for longer, of several that are alike; a clip of nothing else has no times.
+            end = start + frame.info.get("duration", 0) * fps / 1000
+            times = round(end) - round(start) if getattr(image, "n_frames", 1) > 1 else count
+            start = end
+            for _ in range(max(1, times)):
+                yield pixels
+
+
+def _recorded(path: Path) -> tuple[int, float]:
+    """How many frames a clip was written with, and how many a second, if it says so: 1 and 0 where it does not."""
+    try:
+        request = read_record(path)["request"]
+        return int(request["frames"]), float(request["fps"])
+    except (FileError, LookupError, TypeError, ValueError, OverflowError):
+        return 1, 0.0
 
 
 def _read_pngs(path: Path) -> Iterator[np.ndarray]:
