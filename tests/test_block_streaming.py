@@ -280,3 +280,22 @@ def test_on_a_gpu_the_same_picture_in_less_memory(tmp_path: Path) -> None:
             x = block(x)
         torch.cuda.synchronize()
     assert torch.cuda.max_memory_allocated() - before < 4 * 64 * 2**20
+
+
+def test_weights_are_pinned_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are, and not beside what they were: there may be no room for both."""
+    module = torch.nn.Module()
+    module.blocks = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(3))
+    beside: list[int] = []
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        held = {each.data_ptr() for each in module.state_dict().values()}
+        beside.append(sum(each.data_ptr() not in held for each in pinned))
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    in_memory(module, torch.device("cuda"))
+    assert beside == [0] * 6
+    assert {each.data_ptr() for each in module.state_dict().values()} == {each.data_ptr() for each in pinned}

@@ -133,11 +133,11 @@ def in_memory(module: nn.Module, device: torch.device) -> Fetch:
     """The blocks of ``module`` from where they are now, the CPU's memory, to ``device``."""
     found = blocks_of(module)
     assert found is not None, "there are no blocks"
-    pin = device.type == "cuda"  # so that copies need not wait
-    homes = [
-        {name: tensor.pin_memory() if pin else tensor for name, tensor in block.state_dict().items()}
-        for block in found[1]
-    ]
+    if device.type == "cuda":  # so that copies need not wait
+        for tensor in (each for block in found[1] for each in _slots(block).values()):
+            # One after the other, or all of the weights would be here twice meanwhile.
+            tensor.data = tensor.detach().pin_memory()
+    homes = [dict(block.state_dict()) for block in found[1]]
 
     def fetch(index: int) -> Mapping[str, Tensor]:
         return {name: tensor.to(device, non_blocking=True, copy=True) for name, tensor in homes[index].items()}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import tarfile
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
@@ -39,11 +38,13 @@ from frolic.data.starter.packages import (
 )
 from frolic.data.starter.synonyms import Phrasebook, uses_unseen
 from frolic.data.starter.vectors import Collection, render
-from frolic.errors import FileError, ResourceError
+from frolic.errors import FileError
+from frolic.io.files import whole_folder
 from frolic.io.home import home
 
 SIDE = 224
 FORMAT = 2
+SPRITE_FILE = "sprites.safetensors"
 STYLES: dict[str, Package] = {"flat": FLAT, "noto": NOTO}
 _MARGIN = 0.04  # around pictures that are cut to their content, about what the emoji leave
 Progress = Callable[[int, int], None]
@@ -170,44 +171,40 @@ def write(out: Path, rgba: Tensor, concepts: list[Concept], inputs: Mapping[str,
     assert sorted(used) == list(range(len(rgba))), "each picture belongs to one concept"
     check_replaceable(out)
     rows = [asdict(concept) for concept in concepts]
+    with whole_pack(out) as draft:
+        save_file({"rgba": rgba}, draft / SPRITE_FILE)
+        (draft / "concepts.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1), "utf-8")
+        pack = {
+            "format": FORMAT,
+            "side": int(rgba.shape[-1]),
+            "concepts": len(concepts),
+            "everyday": sum(concept.everyday for concept in concepts),
+            "captions": sum(len(concept.captions) for concept in concepts),
+            "synonyms": sum(len(concept.synonyms) for concept in concepts),
+            "nouns": sum(bool(concept.noun) for concept in concepts),
+            "plurals": sum(bool(concept.plural) for concept in concepts),
+            "recolourable": sum(bool(concept.colour) for concept in concepts),
+            "pictures": len(rgba),
+            "styles": Counter(style for concept in concepts for style in concept.styles),
+            "inputs": dict(inputs),
+            "files": {path.name: sha256(path) for path in sorted(draft.iterdir())},
+        }
+        (draft / "pack.json").write_text(json.dumps(pack, indent=1), "utf-8")
+    return pack
+
+
+@contextmanager
+def whole_pack(out: Path) -> Iterator[Path]:
+    """A folder to write the files of a pack into, which appears at ``out``, in the place of a pack that was there, when
+    the block ends well, and not at all otherwise. Raises as ``frolic.io.files.whole_folder``."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as holder:
-            draft = Path(holder) / "pack"
-            draft.mkdir()
-            save_file({"rgba": rgba}, draft / "sprites.safetensors")
-            (draft / "concepts.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1), "utf-8")
-            pack = {
-                "format": FORMAT,
-                "side": int(rgba.shape[-1]),
-                "concepts": len(concepts),
-                "everyday": sum(concept.everyday for concept in concepts),
-                "captions": sum(len(concept.captions) for concept in concepts),
-                "synonyms": sum(len(concept.synonyms) for concept in concepts),
-                "nouns": sum(bool(concept.noun) for concept in concepts),
-                "plurals": sum(bool(concept.plural) for concept in concepts),
-                "recolourable": sum(bool(concept.colour) for concept in concepts),
-                "pictures": len(rgba),
-                "styles": Counter(style for concept in concepts for style in concept.styles),
-                "inputs": dict(inputs),
-                "files": {path.name: sha256(path) for path in sorted(draft.iterdir())},
-            }
-            (draft / "pack.json").write_text(json.dumps(pack, indent=1), "utf-8")
-            plain = (draft / "pack.json").stat().st_mode
-            for path in draft.iterdir():
-                path.chmod(plain)  # safetensors makes private files; these follow the umask like any other
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            if out.exists():
-                out.rename(Path(holder) / "old")
-            draft.rename(out)
     except OSError as error:
-        if error.errno in (28, 122):
-            raise ResourceError(
-                f"Free some disk space and run the command again: {out} could not be written."
-            ) from error
         raise FileError(f"Choose another folder with --out: {out} cannot be written ({error.strerror}).") from error
-    return pack
+    with whole_folder(out, force=True, ours={SPRITE_FILE, "concepts.json", "pack.json"}.__contains__) as draft:
+        yield draft
+        # safetensors makes private files; these follow the umask like any other
+        (draft / SPRITE_FILE).chmod((draft / "pack.json").stat().st_mode)
 
 
 def check_replaceable(out: Path) -> None:
@@ -228,7 +225,7 @@ def read(folder: Path) -> tuple[Tensor, list[Concept]]:
                 f"Run `frolic data starter --out {folder}` again: the training set there is of another version."
             )
         rows = json.loads((folder / "concepts.json").read_text("utf-8"))
-        rgba = load_file(folder / "sprites.safetensors")["rgba"]
+        rgba = load_file(folder / SPRITE_FILE)["rgba"]
         concepts = [_concept(row) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, FileError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -17,16 +16,15 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from frolic.data.starter.pack import check_replaceable, read
+from frolic.data.starter.pack import SPRITE_FILE, check_replaceable, read, whole_pack
 from frolic.data.starter.packages import sha256
-from frolic.errors import FileError
+from frolic.errors import FileError, FrolicError
 from frolic.io.files import whole_file
 
 STEP = 4
 """Colours are rounded to multiples of this: at most 2 of 255 off (50 dB), and two thirds the bytes of exact ones."""
 
 _PLAIN = ("pack.json", "concepts.json")
-_SPRITES = "sprites.safetensors"
 
 
 def wrap(pack: Path, parcel: Path, step: int = STEP) -> None:
@@ -58,10 +56,7 @@ def unwrap(parcel: Path, pack: Path) -> None:
     """
     check_replaceable(pack)
     try:
-        pack.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=pack.parent, prefix=f".{pack.name}-") as holder:
-            draft = Path(holder) / "pack"
-            draft.mkdir()
+        with whole_pack(pack) as draft:
             with zipfile.ZipFile(parcel) as archive:
                 plain = {name: archive.read(name) for name in _PLAIN}
                 about = json.loads(plain["pack.json"])
@@ -69,13 +64,11 @@ def unwrap(parcel: Path, pack: Path) -> None:
                 for row in range(len(rgba)):
                     with Image.open(io.BytesIO(archive.read(f"{row:05d}.webp")), formats=["WEBP"]) as picture:
                         rgba[row] = torch.from_numpy(np.asarray(picture.convert("RGBA")).transpose(2, 0, 1).copy())
-            save_file({"rgba": rgba}, draft / _SPRITES)
-            about["files"][_SPRITES] = sha256(draft / _SPRITES)
+            save_file({"rgba": rgba}, draft / SPRITE_FILE)
+            about["files"][SPRITE_FILE] = sha256(draft / SPRITE_FILE)
             (draft / "concepts.json").write_bytes(plain["concepts.json"])
             (draft / "pack.json").write_text(json.dumps(about, indent=1), "utf-8")
-            (draft / _SPRITES).chmod((draft / "pack.json").stat().st_mode)  # safetensors makes private files
-            if pack.exists():
-                pack.rename(Path(holder) / "old")
-            draft.rename(pack)
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, FrolicError):
+            raise
         raise FileError(f"{parcel} could not be unpacked to {pack}: {error}. Wrap the training set again.") from error
