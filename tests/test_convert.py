@@ -188,6 +188,9 @@ def test_another_architecture_is_refused(base, tmp_path):
         convert(tmp_path / "flux.safetensors", tmp_path / "out", base=base)
     with pytest.raises(RequestError, match="one set of names"):
         convert(base / "text_encoder", tmp_path / "out.safetensors", "original")
+    # Another dtype is something to do all the same.
+    convert(base / "text_encoder", tmp_path / "half", dtype="bfloat16")
+    assert {tensor.dtype for tensor in weights(tmp_path / "half").values()} == {torch.bfloat16}
 
 
 def test_an_index_that_lies_is_refused(base, tmp_path):

@@ -64,3 +64,9 @@ def test_info_of_nothing(command: Command, target: str) -> None:
     Path("model.ckpt").write_bytes(b"\x80\x04.")
     ran = command("info", target)
     assert ran.code == 3 and ran.out == "" and ran.err.count("\n") == 1
+
+
+def test_a_picture_that_says_nothing_is_not_taken_for_a_model(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    ran = command("info", tmp_path / "photo.jpg")
+    assert ran.code == 3 and "no file that says what made it" in ran.err and "--base" not in ran.err

@@ -33,12 +33,22 @@ def info(
         facts = _picture(path)
     elif path.suffix == ".safetensors":
         facts = _weights(path)
+    elif path.is_file() and not _is_pickle(path):
+        kinds = ", ".join(sorted(CARRIERS))
+        raise FileError(f"{path} is no file that says what made it ({kinds}) or holds a model (.safetensors).")
     else:
         facts = _model(target)
     if as_json:
         typer.echo(json.dumps(facts))
     else:
         typer.echo("\n".join(_lines(facts)))
+
+
+def _is_pickle(path: Path) -> bool:
+    """Those are refused with the reason."""
+    from frolic.io.safetensors import PICKLES
+
+    return path.suffix.lower() in PICKLES
 
 
 def _picture(path: Path) -> dict[str, Any]:

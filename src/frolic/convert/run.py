@@ -30,6 +30,7 @@ from frolic.io.safetensors import PICKLES, VARIANTS, Entry, find_weights, read_h
 from frolic.models.layouts import COMFY, DIFFUSERS, ORIGINAL, Located, locate, maps_of, parts_of
 from frolic.models.registry import families
 from frolic.plan import DTYPES, Watch, find_model, make_plan
+from frolic.plan.dtypes import SHORT
 from frolic.rewards.keymaps import recognise
 from frolic.spec import ComponentSpec
 
@@ -37,7 +38,6 @@ TARGETS = (DIFFUSERS, ORIGINAL, "comfy")
 SHARD_BYTES = 5 * 10**9
 # What a file's name ends in, and a folder's never.
 _FILES = PICKLES | {".safetensors", ".json", ".gguf", ".sft"}
-_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def convert(
         if to == DIFFUSERS and origin is not None and found.part not in origin.components:
             raise RequestError(f"{base} has no {found.part} to be replaced; leave out --base.")
         names = maps_of(found.spec, found.config)
-        if ORIGINAL not in names:
+        if ORIGINAL not in names and (to != DIFFUSERS or wanted is None):
             raise RequestError(f"A {found.part} is published under one set of names; there is nothing to convert.")
         prefix = _prefix(found.part) if to == "comfy" else ""
         also = _partner(path, found, to)
@@ -148,7 +148,7 @@ def _wanted(to: str, dtype: str | None, shard_bytes: int | None) -> torch.dtype 
         raise RequestError(f"A shard of {shard_bytes} bytes holds nothing; give a larger size.")
     if dtype is None:
         return None
-    name = _SHORT.get(dtype, dtype)
+    name = SHORT.get(dtype, dtype)
     if name not in DTYPES:
         raise RequestError(f"dtype is {dtype!r}; give {', '.join(DTYPES)}{nearest(dtype, DTYPES) or '.'}")
     return DTYPES[name]

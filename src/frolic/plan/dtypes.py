@@ -18,7 +18,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _LARGE = 200_000_000
 """Parameters from which a model draws in bfloat16 on a CPU that computes in it. A small one is as fast in float32."""
 
@@ -43,7 +43,7 @@ def choose_dtypes(
     Raises:
         RequestError: there is no such dtype, or it is not safe for this model.
     """
-    spoken = {**DTYPES, **{short: DTYPES[long] for short, long in _SHORT.items()}}
+    spoken = {**DTYPES, **{short: DTYPES[long] for short, long in SHORT.items()}}
     name = "auto" if name is None else str(name).removeprefix("torch.") if isinstance(name, torch.dtype) else name
     if not isinstance(name, str) or (name != "auto" and name not in spoken):
         raise RequestError(f"dtype is {name!r}; give auto, {', '.join(DTYPES)}{nearest(str(name), spoken) or '.'}")
