@@ -255,7 +255,9 @@ def train_judge(
     where = data or default_folder()
     facts = training.train_judge(where, out, parts[part], recipes, seconds, tell, force, limit)
     if facts is None:
-        typer.echo(json.dumps({"finished": False}) if as_json else "not finished; run it again to go on")
+        missing = [name for name in training.FILES if not (out / name).exists()]
+        said = f": {' and '.join(missing)} missing; --part all makes all that is" if missing else ""
+        typer.echo(json.dumps({"finished": False}) if as_json else f"not finished{said}; run it again to go on")
         return
     ceilings: dict[str, dict[str, float]] = facts["ceilings"]
     if as_json:
