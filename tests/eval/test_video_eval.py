@@ -267,7 +267,8 @@ def test_true_clips_after_an_autoencoder() -> None:
         encode = decode = staticmethod(lambda x: x * 0.5)
 
     defaults = SimpleNamespace(height=96, width=96, frames=17)
-    pipe: Any = SimpleNamespace(vae=Exact(), defaults=defaults, card=SimpleNamespace(name="m"))
+    cpu = torch.device("cpu")
+    pipe: Any = SimpleNamespace(vae=Exact(), defaults=defaults, card=SimpleNamespace(name="m"), device=cpu)
     left = video.Moving("everyday", "a thing moving to the left", "a", "left")
     cases = [left, video.Moving("object", "a b", "b", "")]
     made = filmer(pipe, sprite(3), {"a": 0}, cases)([left.prompt], 1)[0]

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from frolic.cli.evaluate_file import add, check_same, replace
+from frolic.cli.evaluate_options import (
+    AddOption,
+    BatchOption,
+    DataOption,
+    GuidanceOption,
+    JsonFlag,
+    LoraOption,
+    ModelOption,
+    SeedOption,
+    StepsOption,
+)
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from frolic.eval.starter import Overall, Row, Summary
-    from frolic.pipeline import Pipeline
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON lines; the last one is the summary.")]
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Alias or folder of the model to measure.")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder made by `frolic data starter`.")]
-StepsOption = Annotated[int | None, typer.Option("--steps", help="Sampling steps; the model's own by default.")]
-GuidanceOption = Annotated[float | None, typer.Option("--guidance-scale", "--cfg", help="Guidance scale.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn together; does not change them.")]
-AddOption = Annotated[Path | None, typer.Option("--out", help="File of `eval starter --out` to add the figure to.")]
-LoraOption = Annotated[
-    list[str] | None, typer.Option("--lora", metavar="SRC[:WEIGHT]", help="As of `frolic generate`; may be repeated.")
-]
-ADDED = ("fid", "reconstruction")
-"""Figures that are added to a file of ``eval starter --out``, each by a command of its own."""
-SeedOption = Annotated[int, typer.Option("--seed", "-s", help="Seed of the first picture; the next has seed + 1.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -111,7 +108,7 @@ def starter(
         _save(save, rows, pictures, [*summaries, *([whole] if suite == run.ALL else [])])
     if out is not None:
         settings = _settings(pipe, model, steps, guidance, limit) | ({"loras": lora} if lora else {})
-        _replace(out, asdict(whole) | {"settings": settings, "judge": _judge_facts(judge)})
+        replace(out, asdict(whole) | {"settings": settings, "judge": _judge_facts(judge)})
 
 
 def fid(
@@ -132,7 +129,7 @@ def fid(
 
     true = measure.Truth(data, pictures)
     pipe = frolic.load(model)
-    _check_same(out, pipe)
+    check_same(out, pipe)
     draw = drawer(pipe, steps=steps, guidance_scale=guidance)
     found = asdict(measure.distance(draw, true, seed, batch))
     said = f"FID {found['fid']} over {found['n']} pictures (other true pictures of the same prompts: {found['floor']})"
@@ -140,7 +137,7 @@ def fid(
     if out is not None:
         settings = _settings(pipe, model, steps, guidance, None)
         asked = {name: settings[name] for name in ("steps", "guidance_scale")}
-        _add(out, "fid", found | {"seed": seed} | asked, pipe)
+        add(out, "fid", found | {"seed": seed} | asked, pipe)
 
 
 def reconstruction(
@@ -161,12 +158,12 @@ def reconstruction(
     true = measure.Truth(data, pictures)
     lpips = load_lpips(home() / "lpips-vgg16.safetensors") if perceptual else None
     pipe = frolic.load(model)
-    _check_same(out, pipe)
+    check_same(out, pipe)
     found = asdict(measure.reconstruct(pipe, true, side, lpips))
     said = f"PSNR {found['psnr']} dB, LPIPS {found['lpips']} over {found['n']} pictures of {side} x {side}"
     typer.echo(json.dumps(found) if as_json else said)
     if out is not None:
-        _add(out, "reconstruction", found | {"side": side}, pipe)
+        add(out, "reconstruction", found | {"side": side}, pipe)
 
 
 def sheet(
@@ -232,18 +229,20 @@ def train_judge(
     as_json: JsonFlag = False,
 ) -> None:
     """Train the judge on real renders only and measure it on held-out ones (half an hour on one core)."""
-    from dataclasses import replace
+    import dataclasses
 
     from frolic.data.starter.pack import default_folder
     from frolic.errors import RequestError, nearest
     from frolic.eval import train_judge as training
+    from frolic.eval.judge import FILES
     from frolic.eval.training import Progress
 
     parts = {"all": training.PARTS, "none": ()} | {name: (name,) for name in training.PARTS}
     if part not in parts:
         raise RequestError(f"Choose --part of {', '.join(parts)}: {part!r} is none of them{nearest(part, parts)}.")
     recipes = {
-        name: replace(recipe, seed=seed, steps=steps or recipe.steps) for name, recipe in training.RECIPES.items()
+        name: dataclasses.replace(recipe, seed=seed, steps=steps or recipe.steps)
+        for name, recipe in training.RECIPES.items()
     }
 
     def tell(progress: Progress) -> None:
@@ -255,7 +254,7 @@ def train_judge(
     where = data or default_folder()
     facts = training.train_judge(where, out, parts[part], recipes, seconds, tell, force, limit)
     if facts is None:
-        missing = [name for name in training.FILES if not (out / name).exists()]
+        missing = [name for name in FILES if not (out / name).exists()]
         said = f": {' and '.join(missing)} missing; --part all makes all that is" if missing else ""
         typer.echo(json.dumps({"finished": False}) if as_json else f"not finished{said}; run it again to go on")
         return
@@ -291,61 +290,6 @@ def _settings(pipe: Any, model: str, steps: int | None, guidance: float | None, 
 
 def _judge_facts(judge: Any) -> dict[str, Any]:
     return {name: judge.facts.get(name) for name in ("ceilings", "colour_by", "colour_accuracy", "parameters")}
-
-
-def _measured(figures: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    """The weights and the adapters that ``eval starter``'s figures, or one that was added to them, were measured
-    with."""
-    settings = figures.get("settings") or figures
-    return settings.get("weights"), settings.get("loras", [])
-
-
-def _check_same(path: Path | None, pipe: Pipeline) -> None:
-    """A figure is not put beside those of other weights; said before anything is drawn.
-
-    Raises RequestError. FileError: the file cannot be read, or written.
-    """
-    from frolic.errors import RequestError
-    from frolic.io.files import check_writable
-
-    if path is not None:
-        check_writable(path, force=True)
-    there = _read(path) if path is not None else {}
-    found = [_measured(each) for each in (there, *_added(there).values())]
-    if any(weights is not None and (weights, loras) != (pipe.card.hash, []) for weights, loras in found):
-        raise RequestError(
-            f"The figures in {path} are of other weights or adapters than this model's: measure it with `frolic eval "
-            "starter --out` first, or give another file with --out."
-        )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from frolic.io.files import read_json_object
-
-    return read_json_object(path) if path.exists() else {}
-
-
-def _added(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {name: figures[name] for name in ADDED if isinstance(figures.get(name), Mapping)}
-
-
-def _add(path: Path, name: str, figure: Mapping[str, Any], pipe: Pipeline) -> None:
-    """Put a figure into the JSON object at ``path``, beside what is there."""
-    from frolic.io.files import write_json
-
-    write_json(path, _read(path) | {name: {**figure, "weights": pipe.card.hash}}, force=True)
-
-
-def _replace(path: Path, figures: dict[str, Any]) -> None:
-    """Write ``figures``, with those that were added to the file before and are of the same weights; what goes because
-    it is of others is said."""
-    from frolic.io.files import write_json
-
-    added = _added(_read(path))
-    kept = {name: each for name, each in added.items() if _measured(each) == _measured(figures)}
-    write_json(path, figures | kept, force=True)
-    for name in added.keys() - kept.keys():
-        typer.echo(f"{path}: {name} was of other weights or adapters and is gone; measure it again.", err=True)
 
 
 def _check_empty(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from frolic.cli.evaluate import BatchOption, DataOption, JsonFlag, SeedOption
+from frolic.cli.evaluate_options import BatchOption, DataOption, JsonFlag, SeedOption
 
 _SHOWN = 8
 

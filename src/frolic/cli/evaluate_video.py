@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from frolic.cli.evaluate import (
+from frolic.cli.evaluate_options import (
     BatchOption,
     DataOption,
     GuidanceOption,
