@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from frolic import __version__
-from frolic.errors import FrolicError, is_out_of_memory
+from frolic.errors import FrolicError, ResourceError, is_out_of_memory
 from frolic.io.home import home
 
 _PACKAGES = ("torch", "numpy", "pillow", "av", "tokenizers", "safetensors", "einops", "pydantic", "typer", "rich")
@@ -81,7 +81,7 @@ def _picture() -> dict[str, Any]:
     except FrolicError as error:
         return {"drawn": False, "code": error.exit_code, "message": str(error)}
     except Exception as error:  # what a driver or a kernel raises is what is looked for here
-        code = 4 if is_out_of_memory(error) else 1
+        code = (ResourceError if is_out_of_memory(error) else FrolicError).exit_code
         return {"drawn": False, "code": code, "message": f"{type(error).__name__}: {error}"}
     said = "as it should be" if drawn else "not as it should be; install frolic again"
     return {

@@ -19,12 +19,11 @@ from frolic.io.safetensors import Entry, read_headers
 from frolic.lora.adapter import Loaded
 from frolic.lora.blend import merge_into
 from frolic.lora.delta import Delta
-from frolic.lora.experts import HIGH, LOW
+from frolic.lora.experts import EXPERTS
 from frolic.models.layouts import DIFFUSERS, Located
 from frolic.models.registry import families
 from frolic.plan import Watch, find_model, make_plan
 
-_EXPERTS = {"transformer": HIGH, "transformer_2": LOW}
 _SHARD_BYTES = 5 * 10**9
 RECIPE = "frolic.merged"
 """The key in a weight file's metadata that names the adapters in it, each with its weight and the hash of its file."""
@@ -66,7 +65,7 @@ def merge(
     check_folder(out, whole=True, force=force)
     check_apart(out, [origin.path])
     kind = None if dtype is None else getattr(torch, dtype)
-    there = {name: expert for name, expert in _EXPERTS.items() if name in origin.components}
+    there = {name: expert for name, expert in EXPERTS.items() if name in origin.components}
     used: dict[str, Loaded] = {}
     jobs: dict[str, tuple[Job, str]] = {}
     layers = 0

@@ -69,10 +69,10 @@ def convert(
     """Write the model at ``source`` to ``target`` in the naming ``to``.
 
     ``source`` is a pipeline's folder (of which the transformer is converted, to another pipeline's folder both if there
-    are two, and to one file the first), a part's folder, a ``.safetensors`` in
-    any naming, an index of shards, or a ``.pth``, which only a process of its own opens. ``to``: ``original`` and
-    ``comfy`` are one file; ``diffusers`` is a part's folder, in shards of at most ``shard_bytes``, or a whole
-    pipeline's folder where ``base``, a model in diffusers' layout, gives the other parts (a pipeline's folder is its
+    are two, and to one file the first), a part's folder, a ``.safetensors`` in any naming, an index of shards, or a
+    ``.pth``, which only a process of its own opens. ``to``: ``original`` and ``comfy`` are one file; ``diffusers`` is a
+    part's folder, in shards of at most ``shard_bytes``, or a whole pipeline's folder where ``base``, a model in
+    diffusers' layout, gives the other parts (a pipeline's folder is its
     own base). ``base`` also answers what a single file does not say. ``dtype`` (``float32``, ``bfloat16``,
     ``float16``) is for floating-point numbers; None keeps them. What is named and not here is fetched, only the
     transformer where that is enough; ``watch`` hears of it. A published reward's weights (``frolic.rewards``) keep
@@ -113,30 +113,27 @@ def convert(
         if ORIGINAL not in names and (to != DIFFUSERS or wanted is None):
             raise RequestError(f"A {found.part} is published under one set of names; there is nothing to convert.")
         prefix = _prefix(found.part) if to == "comfy" else ""
-        also = _partner(path, found, to)
         # From the authors' names to the authors' names even what is of no use here goes along.
         extra = prefix if to != DIFFUSERS and found.layout == ORIGINAL else None
         keymap = names[DIFFUSERS if to == DIFFUSERS else ORIGINAL].under(prefix)
         job = Job(found, keymap, path, dtype=wanted, extra=extra)
-        written = [*job.makers.values()]
+        jobs = [job, *(Job(each, keymap, path, dtype=wanted, extra=None) for each in _partner(path, found, to))]
         if to == DIFFUSERS:
             made = work / "made"
-            write_part(job, made if origin is None else made / found.part, shard_bytes or SHARD_BYTES)
+            for each in jobs:
+                write_part(each, made if origin is None else made / each.found.part, shard_bytes or SHARD_BYTES)
             if origin is not None:
-                for each in also:
-                    partner = Job(each, names[DIFFUSERS], path, dtype=wanted, extra=None)
-                    write_part(partner, made / each.part, shard_bytes or SHARD_BYTES)
-                    written += [*partner.makers.values()]
-                copy_rest(origin, made, found.part, *(each.part for each in also))
+                copy_rest(origin, made, *(each.found.part for each in jobs))
                 _check_whole(made, origin, found)
             # Again, because the work may have taken long.
             check_folder(target, whole=origin is not None, force=force)
             publish(made, target)
         else:
             job.write({target: list(job.makers)}, force=force)
-    parts = " and ".join(each.part for each in (found, *also))
-    size = sum(maker.bytes for maker in written)
-    return Converted(parts, found.layout, to, target, len(written), size, job.left_out, found.assumed)
+    parts = " and ".join(each.found.part for each in jobs)
+    makers = [maker for each in jobs for maker in each.makers.values()]
+    size = sum(maker.bytes for maker in makers)
+    return Converted(parts, found.layout, to, target, len(makers), size, job.left_out, found.assumed)
 
 
 def _wanted(to: str, dtype: str | None, shard_bytes: int | None) -> torch.dtype | None:

@@ -207,12 +207,12 @@ def _read_pictures(path: Path) -> Iterator[np.ndarray]:
     with image:
         _check_size(path, *image.size)
         count, fps = _recorded(path) if image.format in ("GIF", "WEBP") else (1, 0.0)
-        start = 0.0
+        alone, start = getattr(image, "n_frames", 1) == 1, 0.0
         for frame in ImageSequence.Iterator(image):
             pixels = np.asarray(opaque(frame))
             # Encoders make one frame, shown for longer, of several that are alike; a clip of nothing else has no times.
             end = start + frame.info.get("duration", 0) * fps / 1000
-            times = round(end) - round(start) if getattr(image, "n_frames", 1) > 1 else count
+            times = count if alone else round(end) - round(start)
             start = end
             for _ in range(max(1, times)):
                 yield pixels

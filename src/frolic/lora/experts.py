@@ -10,8 +10,10 @@ from typing import TypeVar
 V = TypeVar("V")
 
 HIGH, LOW = "high", "low"
+EXPERTS: Mapping[str, str] = {"transformer": HIGH, "transformer_2": LOW}
+"""Which of two experts a model's part is."""
 METADATA = "frolic.expert"
-_PARTS = {HIGH: "transformer.", LOW: "transformer_2."}
+_PARTS = {expert: f"{part}." for part, expert in EXPERTS.items()}
 _WORD = re.compile(r"(?:^|[^a-z])(high|low)(?:[-_ ]?noise|[-_ ]?model)?(?:[^a-z]|$)", re.IGNORECASE)
 
 

@@ -20,7 +20,7 @@ from frolic.io.folder import INDEX, Component, ModelFolder, open_folder, read_co
 from frolic.io.problems import Problems
 from frolic.io.safetensors import Entry, read_headers
 from frolic.keymap import KeyMap
-from frolic.lora.experts import LOW, said_by
+from frolic.lora.experts import EXPERTS, LOW, said_by
 from frolic.models.layouts import DIFFUSERS, locate, maps_of
 from frolic.models.registry import families
 from frolic.plan.dtypes import choose_dtypes
@@ -196,7 +196,7 @@ def make_plan(
             place = find_model(given, watch, [name])
             part = _one_file(name, place, folder, notes) if place.is_file() else _loose(name, specs[name], place)
             loose[part.name] = part
-    known, alike = _published(folder, model, loose.get("transformer", loose.get(SECOND)))
+    known, alike = _published(folder, model, next((loose[name] for name in EXPERTS if name in loose), None))
     own = {name: part for name, part in folder.components.items() if name not in loose}
     first = {**{name: _part(part, variant) for name, part in own.items()}, **loose}
     entries = {name: first[name].entries for name in specs if name in first}
@@ -270,10 +270,6 @@ def _loose(name: str, spec: ComponentSpec, path: Path) -> Part:
     return _part(component, None)
 
 
-SECOND = "transformer_2"
-"""The expert for little noise, where there are two."""
-
-
 def _one_file(wanted: str, path: Path, base: ModelFolder, notes: list[str]) -> Part:
     """The part in one file, whose layout and config are found from the names and shapes of its tensors and, where they
     leave something open, from the model it is to be used with. Of two experts it is the one that the file's name says,
@@ -283,9 +279,9 @@ def _one_file(wanted: str, path: Path, base: ModelFolder, notes: list[str]) -> P
     if found.part != wanted:
         raise CheckpointError(f"{path} holds a {found.part}, not a {wanted}; give the file of a {wanted}.")
     notes += found.assumed
-    if wanted == "transformer" and SECOND in base.components:
+    if wanted in EXPERTS and EXPERTS.keys() <= base.components.keys():
         low = said_by(path.stem, {}, {}) == LOW
-        wanted = SECOND if low else wanted
+        wanted = next(part for part, expert in EXPERTS.items() if (expert == LOW) == low)
         kept, level = ("first", "little") if low else ("second", "much")
         notes.append(f"{path.name} is the expert for {level} noise; the {kept} one is {base.name}'s.")
     return Part(wanted, found.spec, found.config, found.layout, found.keymap, found.entries, path)

@@ -18,7 +18,7 @@ from frolic.data.cached import TextSet
 from frolic.data.prompts import Prompts, read_prompts, split_prompts
 from frolic.errors import ConfigError
 from frolic.io import safetensors
-from frolic.lora.experts import HIGH, LOW
+from frolic.lora.experts import EXPERTS
 from frolic.lora.trained import Factors, Learning
 from frolic.pipeline import Pipeline
 from frolic.pipeline.parts import Offloaded, Resident
@@ -42,8 +42,6 @@ from frolic.train.tasks.component import part_marks, weights_mark
 from frolic.train.tasks.latent_contrastive import agreement_on_prompts
 from frolic.train.tasks.reward_export import About, Exporting
 from frolic.train.tasks.reward_settings import Data, Settings, Window, check_passes, check_sampler
-
-PARTS = {"transformer": HIGH, "transformer_2": LOW}
 
 
 def build(recipe: Recipe) -> Job:
@@ -125,7 +123,7 @@ def build(recipe: Recipe) -> Job:
     if settings.agreement is not None:
         marks["agreement"] = weights_mark(settings.agreement.folder)
     exporting = Exporting(
-        held_out, draw, goal, {name: PARTS[name] for name in factors}, len(nets) > 1, settings.sweep,
+        held_out, draw, goal, {name: EXPERTS[name] for name in factors}, len(nets) > 1, settings.sweep,
         About(
             pipeline.card.name, pipeline.card.hash, data.title, data.about,
             data.trained_on or f"the reward {' and '.join(weights)}, {len(prompts)} prompts",
@@ -185,7 +183,7 @@ def _nets(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
             raise ConfigError(f"job.train is {settings.train!r}, but the model has no two experts; leave it out.")
         return {"transformer": pipeline.transformer}
     nets: dict[str, Any] = {}
-    for name in PARTS:
+    for name in EXPERTS:
         nets[name] = getattr(pipeline, name)
         Offloaded(nets[name], pipeline.device).release()
     return nets
@@ -198,7 +196,7 @@ def _factors(
     generator = torch.Generator().manual_seed(seed)
     factors, learning = {}, {}
     for name, net in nets.items():
-        if settings.train in ("both", PARTS[name]):
+        if settings.train in ("both", EXPERTS[name]):
             factors[name] = Factors(wanted, settings.rank, settings.alpha, generator)
             learning[name] = Learning(net, factors[name])
             if settings.recompute:

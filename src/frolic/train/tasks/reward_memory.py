@@ -12,6 +12,7 @@ from frolic.accel.memory import free_bytes
 from frolic.adapters import target
 from frolic.config import Recipe
 from frolic.io.safetensors import read_headers
+from frolic.lora.experts import EXPERTS
 from frolic.lora.trained import chosen
 from frolic.plan import BuildPlan, Part, make_plan
 from frolic.rewards.spec import parse_rewards
@@ -19,7 +20,6 @@ from frolic.sampling.few import FEW
 from frolic.train.device import resolve_device
 from frolic.train.memory_plan import MemoryPlan, Moment, kept_bytes
 from frolic.train.tasks.base import Base
-from frolic.train.tasks.reward import PARTS
 from frolic.train.tasks.reward_settings import Data, Settings
 
 _COPIES = 5  # of what is trained, in float32: itself, its gradient, two of the optimizer's, its average
@@ -43,7 +43,7 @@ def reward_memory(recipe: Recipe) -> MemoryPlan:
     count = 1 + ((data.frames or plan.defaults.frames) - 1) // plan.defaults.frame_stride if clip else 1
     tokens = count * math.prod(grid) // net.config.patch_size**2
     samples = max(1, recipe.trainer.batch_size // recipe.trainer.accumulation)
-    trained = [name for name in PARTS if name in plan.parts and settings.train in ("both", PARTS[name])]
+    trained = [name for name in EXPERTS if name in plan.parts and settings.train in ("both", EXPERTS[name])]
     rewards = sum(_weights(spelled.spec.options) for spelled in parse_rewards([*settings.rewards, *settings.held_out]))
     if settings.agreement is not None:
         rewards += _weights({"weights": settings.agreement.weights})
