@@ -69,7 +69,7 @@ def test_clips_depend_on_their_number_alone_and_show_nothing_reserved() -> None:
 
 def test_captions_name_the_thing_and_what_it_does() -> None:
     concepts = small_concepts()
-    words = {kind: set(" ".join(moves._SAID[kind]).split()) for kind in MOVES}
+    words = {kind: set(" ".join(moves.SAID[kind]).split()) for kind in MOVES}
     for one in clips(concepts, 160, 5):
         assert 1 <= len(one.captions) <= 3
         for caption in one.captions:

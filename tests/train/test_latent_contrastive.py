@@ -23,8 +23,8 @@ from frolic.train.objectives.flow import Flow, FlowAgreementSettings, FlowSettin
 from frolic.train.objectives.reward import Goal, RewardGradient
 from frolic.train.objectives.steps import StepChoice, StepSettings
 from frolic.train.state import load_checkpoint
+from frolic.train.tasks.agreement import read_latent_dual
 from frolic.train.tasks.component import weights_mark
-from frolic.train.tasks.latent_contrastive import read_latent_dual
 from frolic.train.trainer import Trainer
 from small_pack import write_small_pack
 from tiny import write_tiny_folder
@@ -169,7 +169,7 @@ def test_a_run_goes_on_where_it_stopped_and_says_what_it_is_worth(
 def test_what_cannot_be_meant(tmp_path: Path, base: Path, pack: Path, encoder: Path) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.accumulation"):
         train(tmp_path / "run", base, pack, tmp_path / "cache", "trainer.accumulation=2")
-    with pytest.raises(ConfigError, match="channels and text_width"):
+    with pytest.raises(ConfigError, match="channels, frames, text_width"):
         train(tmp_path / "run", base, pack, tmp_path / "cache", "model.config.channels=3")
     agreement = f"job.agreement.weights={encoder}"
     with pytest.raises(ConfigError, match="give adversarial with it"):

@@ -6,10 +6,10 @@ B batch, N sprites, P side of the picture, S tokens.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from frolic.data.scenes import Cast, Scene, render, scenes
 from frolic.data.starter.concepts import Concept
 
+T = TypeVar("T")
 Tokens = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Texts to ids [B, S] and mask [B, S]."""
 
@@ -45,8 +46,12 @@ def meaning(scene: Scene, concepts: Sequence[Concept]) -> int:
         + (f" {t.x:.3f} {t.y:.3f} {t.scale:.3f}" if scene.kind in ("position", "size") else "")
         for t in scene.things
     ]
-    said = "\0".join([scene.kind if scene.kind in ("position", "size") else "", scene.ground, *sorted(things)])
-    return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=7).digest(), "big")
+    return number_of([scene.kind if scene.kind in ("position", "size") else "", scene.ground, *sorted(things)])
+
+
+def number_of(facts: Sequence[str]) -> int:
+    """A number that is the same for the same ``facts``, in every run, and fits a tensor."""
+    return int.from_bytes(hashlib.blake2b("\0".join(facts).encode(), digest_size=7).digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -95,32 +100,44 @@ class CaptionedPictures:
 _NEAR = ("colour", "ground", "count", "two", "position")
 
 
+GROUP = 100
+"""How many captions are told apart from each other when it is measured how well that goes."""
+UNSEEN = -1
+"""A seed that no batch has: those are positive."""
+
+
 @dataclass(frozen=True)
 class HeldOut:
-    """Scenes that no batch of a run shows (another seed's), in groups of ``GROUP`` whose captions differ in meaning."""
+    """Scenes that no batch of a run shows, in groups of ``GROUP`` whose captions differ in meaning."""
 
     scenes: tuple[Scene, ...]
-
-    GROUP = 100
 
     @classmethod
     def make(cls, cast: Cast, groups: int, mix: Mapping[str, float]) -> HeldOut:
         """As many whole groups as the concepts have scenes for, ``groups`` at most; at least two scenes."""
-        kept: list[Scene] = []
-        keys: set[int] = set()
-        for scene in scenes(cast, 2 * groups * cls.GROUP, _SEED, mix):
-            if len(kept) % cls.GROUP == 0:
-                keys = set()
-            key = meaning(scene, cast.concepts)
-            if key not in keys and len(kept) < groups * cls.GROUP:
-                keys.add(key)
-                kept.append(scene)
-        whole = len(kept) // cls.GROUP * cls.GROUP
-        return cls(tuple(kept[: whole or len(kept)]))
+        shown = scenes(cast, 2 * groups * GROUP, UNSEEN, mix)
+        return cls(tuple(apart(shown, lambda scene: meaning(scene, cast.concepts), groups)))
 
-    def groups(self) -> list[tuple[Scene, ...]]:
-        count = math.ceil(len(self.scenes) / self.GROUP)
-        return [self.scenes[n * self.GROUP : (n + 1) * self.GROUP] for n in range(count)]
+    def groups(self) -> list[Sequence[Scene]]:
+        return grouped(self.scenes)
 
 
-_SEED = -1  # the seeds of batches are positive
+def apart(shown: Iterable[T], meaning_of: Callable[[T], int], groups: int) -> list[T]:
+    """Of ``shown`` as many as fill whole groups in each of which all differ in meaning, ``groups`` at most; all that do
+    where they fill none."""
+    kept: list[T] = []
+    keys: set[int] = set()
+    for one in shown:
+        if len(kept) % GROUP == 0:
+            keys = set()
+        key = meaning_of(one)
+        if key not in keys and len(kept) < groups * GROUP:
+            keys.add(key)
+            kept.append(one)
+    whole = len(kept) // GROUP * GROUP
+    return kept[: whole or len(kept)]
+
+
+def grouped(every: Sequence[T]) -> list[Sequence[T]]:
+    """What ``apart`` gave, group by group."""
+    return [every[first : first + GROUP] for first in range(0, len(every), GROUP)]

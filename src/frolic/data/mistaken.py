@@ -1,6 +1,7 @@
-"""Captions that are nearly true of a scene, and not: what a judge of pictures and texts has to learn to tell apart.
+"""Captions that are nearly true of a scene or a clip, and not: what a judge of pictures and texts has to learn to tell
+apart.
 
-Words are changed that say a colour, a place or a number, so that everything else of the caption still holds.
+Words are changed that say a colour, a place, a number or what a thing does, so that everything else still holds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from functools import partial
 from random import Random
 
 from frolic.data.compose import PALETTE
+from frolic.data.moves import MOVES, SAID
 from frolic.data.phrases import NUMBERS
 
 _OPPOSITES = (
@@ -18,12 +20,18 @@ _OPPOSITES = (
 )  # fmt: skip
 _PLURAL = tuple((word, str(number)) for number, word in NUMBERS.items() if number > 1)
 _WORD = re.compile(r"[a-z]+")
+_KIND = {phrase: kind for kind, phrases in SAID.items() for phrase in phrases}
+_MOVE = re.compile(rf"\b({'|'.join(sorted(_KIND, key=len, reverse=True))})\b(?: ((?:counter)?clockwise))?")
+_SIDE = re.compile(r"\bto the (left|right)\b(?! of)")
+_REVERSED = {"left": "right", "up": "down", "fall": "up", "grow": "shrink"}
+_REVERSED |= {"right": "left", "down": "up", "shrink": "grow"}
+_ALIKE = {"down": "fall", "fall": "down"}
 _ARTICLE = re.compile(rf"\b(an?) ({'|'.join(PALETTE)})\b")
 
 
 def mistaken(caption: str, rng: Random) -> str | None:
-    """``caption`` with one thing in it that is not so; None where it says no colour, place or number."""
-    ways = [way(caption, rng) for way in (_other_colour, _colours_swapped, _other_place, _other_number)]
+    """``caption`` with one thing in it that is not so; None where it says nothing of what is changed."""
+    ways = [way(caption, rng) for way in (_other_colour, _colours_swapped, _other_place, _other_number, _other_move)]
     wrong = [text for text in ways if text is not None]
     return rng.choice(wrong) if wrong else None
 
@@ -73,3 +81,20 @@ def _other_number(caption: str, rng: Random) -> str | None:
             others = [pair for pair in _PLURAL if pair[0] != word]
             return f"{rng.choice(others)[0 if first == word else 1]} {rest}"
     return None
+
+
+def _other_move(caption: str, rng: Random) -> str | None:
+    """The other way in half of the cases, if there is one, else any other move."""
+    found = [*_MOVE.finditer(caption)]
+    if not found:
+        side = _SIDE.search(caption)  # "walking to the left"
+        return side and caption[: side.start(1)] + _REVERSED[side[1]] + caption[side.end(1) :]
+    one = rng.choice(found)
+    kind, turn = _KIND[one[1]], one[2]
+    if turn and rng.random() < 0.5:
+        turned = "clockwise" if turn.startswith("counter") else "counterclockwise"
+        return caption[: one.start(2)] + turned + caption[one.end(2) :]
+    other = _REVERSED.get(kind)
+    if other is None or rng.random() < 0.5:
+        other = rng.choice([move for move in MOVES if move not in (kind, _ALIKE.get(kind))])
+    return caption[: one.start()] + rng.choice(SAID[other]) + caption[one.end() :]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frolic.data import phrases
+from frolic.data.captioned import number_of
 from frolic.data.compose import PALETTE, PLAIN
 from frolic.data.grounds import SCENERY, paint
 from frolic.data.heldout import reserved
@@ -108,6 +109,17 @@ def is_reserved(clip: Clip, concepts: Sequence[Concept]) -> bool:
     pair = len(codes) == 2 and reserved("pair", *codes)
     ground = clip.ground != PLAIN and any(reserved("ground", code, clip.ground) for code in codes)
     return any(moves) or pair or ground
+
+
+def meaning(clip: Clip, concepts: Sequence[Concept]) -> int:
+    """A number that clips share of which each one's captions are true of the other: the same things doing the same on
+    the same ground. Which way around something turns is said sometimes, so that it counts."""
+    does = [
+        f"{concepts[a.concept].code} {a.move.kind} {a.move.way if a.move.kind in ('spin', 'orbit') else ''} "
+        f"{'alive' if a.loop is not None else ''}"
+        for a in clip.actors
+    ]
+    return number_of([clip.ground, *sorted(does)])
 
 
 def clip(cast: Cast, kind: str, rng: Random) -> Clip:

@@ -139,7 +139,7 @@ def around(rng: Random) -> tuple[Move, Move]:
     return middle, Move("orbit", 0.5, 0.5, rng.uniform(0.24, 0.28), rng.uniform(0.33, 0.36), way, phase)
 
 
-_SAID: Mapping[str, tuple[str, ...]] = {
+SAID: Mapping[str, tuple[str, ...]] = {
     "left": ("moving to the left", "moving left", "going left"),
     "right": ("moving to the right", "moving right", "going right"),
     "up": ("moving up", "going up", "rising"),
@@ -152,6 +152,7 @@ _SAID: Mapping[str, tuple[str, ...]] = {
     "orbit": ("moving in a circle", "going around in a circle", "circling"),
     "still": ("standing still", "not moving", "holding still"),
 }
+"""What is said of each of ``MOVES``."""
 
 
 AROUND = ("going around", "orbiting", "circling", "moving around")
@@ -160,7 +161,7 @@ AROUND = ("going around", "orbiting", "circling", "moving around")
 
 def said(move: Move, rng: Random) -> str:
     """One phrase for a move, sometimes with which way around."""
-    phrase = rng.choice(_SAID[move.kind])
+    phrase = rng.choice(SAID[move.kind])
     if move.kind in ("spin", "orbit") and rng.random() < 0.4:
-        phrase = f"{_SAID[move.kind][0]} {'clockwise' if move.way > 0 else 'counterclockwise'}"
+        phrase = f"{SAID[move.kind][0]} {'clockwise' if move.way > 0 else 'counterclockwise'}"
     return phrase

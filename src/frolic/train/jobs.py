@@ -87,6 +87,7 @@ class JobRegistry:
 
 
 _BUILT_IN: Mapping[str, str] = {
+    "clip-contrastive": "frolic.train.tasks.clip_contrastive",
     "contrastive": "frolic.train.tasks.contrastive",
     "control": "frolic.train.tasks.control",
     "distillation": "frolic.train.tasks.distillation",

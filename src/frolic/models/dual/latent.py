@@ -1,8 +1,8 @@
 """A dual encoder that sees latents instead of pixels (Becker et al. 2025, arXiv 2503.08455): where a model is trained
 in latents, it can be told what its pictures show without decoding one.
 
-B batch, N pictures, C/h/w latent channels and sides, W width of a map, G heads, S tokens, E width of a token's state,
-D embedding.
+B batch, N pictures or clips, C/t/h/w latent channels, frames and sides, W width of a map, G heads, S tokens, E width of
+a token's state, D embedding.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from frolic.models.dual.model import TextTower
 KIND = "latent-dual-encoder"
 _KNOWN = {
     "channels": whole(1, 1024),
+    "frames": whole(1, 1024),
     "widths": whole(8, 4096).list(),
     "text_width": SIZE,
     "text_heads": whole(1, 64),
@@ -35,9 +36,9 @@ _MOST_SCALE = math.log(50.0)
 
 @dataclass(frozen=True)
 class LatentDualConfig:
-    """Latents of ``channels``; maps of ``widths`` at their own resolution and at half of it, read by ``heads``. Texts
-    of at most ``tokens`` states of ``text_width``, which look at each other with ``text_heads``. Both end in
-    ``embedding``."""
+    """Latents of ``channels``, in clips of so many latent ``frames``; maps of ``widths`` at their own resolution and at
+    half of it, read by ``heads``. Texts of at most ``tokens`` states of ``text_width``, which look at each other with
+    ``text_heads``. Both end in ``embedding``."""
 
     channels: int = 32
     widths: tuple[int, ...] = (96, 192)
@@ -46,6 +47,7 @@ class LatentDualConfig:
     heads: int = 8
     embedding: int = 128
     tokens: int = 24
+    frames: int = 1
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> LatentDualConfig:
@@ -84,13 +86,19 @@ class Block(nn.Module):
 
 
 class LatentTower(nn.Module):
-    """Latents ``[N, C, h, w]`` of about unit deviation, of any even sides, to ``[N, D]`` of length 1."""
+    """Latents ``[N, C, h, w]``, or of clips ``[N, C, t, h, w]``, of about unit deviation, of any even sides, to
+    ``[N, D]`` of length 1. The frames of a clip are looked at one by one before they are put together: what things look
+    like, which is most of what there is to learn, is learned from all of them."""
 
     def __init__(self, config: LatentDualConfig) -> None:
         super().__init__()
         fine, coarse = config.widths
         self.stem = nn.Conv2d(config.channels, fine, 3, padding=1)
         self.fine = nn.Sequential(Block(fine), Block(fine))
+        self.frames = config.frames
+        if config.frames > 1:
+            self.time = nn.Parameter(torch.zeros(config.frames, fine, 1, 1))
+            self.join = nn.Conv2d(config.frames * fine, fine, 1)
         self.down = nn.Conv2d(fine, coarse, 2, stride=2)
         self.coarse = nn.Sequential(Block(coarse), Block(coarse))
         self.norm = nn.GroupNorm(_GROUPS, coarse)
@@ -100,7 +108,7 @@ class LatentTower(nn.Module):
         self.out = nn.Linear(coarse * (config.heads + 1), config.embedding)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.coarse(self.down(self.fine(self.stem(x))))
+        h = self.coarse(self.down(self._fine(x)))
         h = F.silu(self.norm(h))
         down, right = (torch.linspace(-1, 1, side, dtype=h.dtype, device=h.device) for side in h.shape[2:])
         place_Ghw = self.place[0, :, None, None] * down[:, None] + self.place[1, :, None, None] * right
@@ -108,6 +116,15 @@ class LatentTower(nn.Module):
         seen = torch.einsum("ngl,nwl->ngw", look_NGL, h.flatten(2)).flatten(1)
         out = self.out(torch.cat([seen, h.mean(dim=(2, 3))], dim=1))
         return F.normalize(out.to(torch.promote_types(out.dtype, torch.float32)), dim=-1)
+
+    def _fine(self, x: Tensor) -> Tensor:
+        """``[N, W, h, w]``."""
+        if self.frames == 1:
+            out: Tensor = self.fine(self.stem(x))
+            return out
+        each = self.stem(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), self.frames)) + self.time
+        joined: Tensor = self.join(self.fine(each.flatten(0, 1)).unflatten(0, (len(x), self.frames)).flatten(1, 2))
+        return joined
 
 
 class LatentTextTower(TextTower):
@@ -147,6 +164,6 @@ class LatentDualEncoder(nn.Module):
         """What cosines are multiplied by, to be logits."""
         return self.scale.clamp(max=_MOST_SCALE).exp()
 
-    def forward(self, x_NChw: Tensor, states_NSE: Tensor, mask_NS: Tensor) -> Tensor:
-        """``[N]``: the cosine of each picture with its own text."""
-        return (self.image(x_NChw) * self.text(states_NSE, mask_NS)).sum(dim=-1)
+    def forward(self, x_N: Tensor, states_NSE: Tensor, mask_NS: Tensor) -> Tensor:
+        """``[N]``: the cosine of each picture's or clip's latents with its own text."""
+        return (self.image(x_N) * self.text(states_NSE, mask_NS)).sum(dim=-1)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from frolic.train.objectives.agreement import Agreement
 from frolic.train.objectives.flow import Flow, FlowSettings
 
 
@@ -25,8 +26,9 @@ class ExpertsFlow(Flow):
         null_text: Tensor,
         null_mask: Tensor,
         draw: Callable[[Mapping[str, nn.Module]], Tensor] | None = None,
+        agreement: Agreement | None = None,
     ) -> None:
-        super().__init__(_Routed(high, low, boundary), settings, null_text, null_mask)
+        super().__init__(_Routed(high, low, boundary), settings, null_text, null_mask, agreement=agreement)
         self.experts = {"transformer": high, "transformer_2": low}
         self.show = draw
 

@@ -116,14 +116,18 @@ class Flow:
         if self.agreement is not None:
             settings = self.agreement.settings
             assert isinstance(settings, FlowAgreementSettings)
-            told, heard = self._told(x - level * velocity.float(), ~drop & (sigma > settings.least), batch, generator)
+            asked = ~drop & (sigma > settings.least)
+            if given is not None:
+                asked &= ~given  # their first frame is true whatever is foreseen
+            told, heard = self._told(x - level * velocity.float(), asked, batch, generator)
             loss, scalars = loss + settings.weight * told, {**scalars, **heard}
         return loss, scalars
 
     def _told(
         self, foreseen: Tensor, asked: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """How little the pictures [B, C, h, w] that are ``asked`` [B] about show their captions: a mean over all."""
+        """How little the pictures or clips [B, C, ...] that are ``asked`` [B] about show their captions: a mean over
+        all."""
         assert self.agreement is not None
         some = asked.nonzero()[:, 0]
         if not len(some):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from frolic.data.cached import TextSet
 from frolic.models.dual.latent import LatentDualEncoder
+from frolic.sampling.prediction import per_sample
 from frolic.train.objectives.contrastive import contrast
 
 
@@ -30,7 +31,7 @@ class LatentContrastive:
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """``batch``: as ``frolic.data.told.ToldApart`` gives it."""
         x = batch["latents"]
-        level = torch.rand(len(x), 1, 1, 1, generator=generator)
+        level = per_sample(torch.rand(len(x), generator=generator), x)
         x = x + (torch.randn(x.shape, generator=generator) * level * self.noise).to(x)
         pictures, texts = self.encoder.image(x), self.encoder.text(batch["text"], batch["mask"])
         states, mask = self.mistaken.rows(batch["wrong"].clamp_min(0).cpu(), self.encoder.config.tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from frolic.config import Fraction, Positive, Recipe, Section
-from frolic.data.captioned import CaptionedPictures, HeldOut, reduced
+from frolic.data.captioned import GROUP, CaptionedPictures, HeldOut, reduced
 from frolic.data.scenes import Cast, Scene, render
 from frolic.errors import ConfigError
 from frolic.io import safetensors
@@ -81,7 +81,7 @@ def build(recipe: Recipe) -> Job:
             "picture_to_caption_top1": found,
             "caption_to_picture_top1": texts,
         }
-        write_dual(learned, folder, text=reader.mark, facts={**facts, "captions_each": HeldOut.GROUP})
+        write_dual(learned, folder, text=reader.mark, facts={**facts, "captions_each": GROUP})
 
     return Job(
         objective=Contrastive(encoder, reader.states, settings.noise, settings.blur),
@@ -108,7 +108,7 @@ def retrieval(
 
 
 def _logits(
-    encoder: DualEncoder, reader: Reader, sprites: Tensor, group: tuple[Scene, ...], device: torch.device
+    encoder: DualEncoder, reader: Reader, sprites: Tensor, group: Sequence[Scene], device: torch.device
 ) -> Tensor:
     side = encoder.config.side
     x = (render(sprites, group, side, side) + 1).div(2).clamp(0, 1).to(device)

@@ -23,6 +23,7 @@ from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.base import Source
 from frolic.train.objectives.flow import Flow, FlowAgreementSettings, FlowSettings
 from frolic.train.painter import guided
+from frolic.train.tasks.agreement import agreement_on
 from frolic.train.tasks.component import (
     STORED,
     ModelSection,
@@ -36,7 +37,6 @@ from frolic.train.tasks.component import (
     write_component,
 )
 from frolic.train.tasks.folder import Card, complete
-from frolic.train.tasks.latent_contrastive import agreement_on
 from frolic.train.tasks.scenes import Data, Encode, scene_latents, text_encoder
 
 PREVIEW_PROMPTS = (

@@ -1,12 +1,11 @@
 """``kind: latent-contrastive``: train a dual encoder of latents and captions on composed scenes.
 
-N pictures, C/h/w latent channels and sides, S tokens.
+N pictures or clips, C/t/h/w latent channels, frames and sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -14,25 +13,26 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from frolic.config import Positive, Recipe, Section
-from frolic.data.cached import TextSet
-from frolic.data.captioned import HeldOut, meaning
-from frolic.data.prompts import Prompts
-from frolic.data.scenes import Cast, render
-from frolic.data.told import ToldApart, ToldPrompts, embedded, mistakes
-from frolic.errors import CheckpointError, ConfigError
+from frolic.data.captioned import GROUP, HeldOut
+from frolic.data.scenes import Cast, Scene, render
+from frolic.data.told import mistakes
+from frolic.errors import ConfigError
 from frolic.io import safetensors
-from frolic.io.files import read_json_object
 from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
 from frolic.plan.find import shipped_or_path
-from frolic.rewards.dual import CONFIG, WEIGHTS, write_dual
+from frolic.rewards.dual import WEIGHTS, write_dual
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
-from frolic.train.objectives.agreement import Agreement, OpinionSettings
 from frolic.train.objectives.latent_contrastive import LatentContrastive
+from frolic.train.tasks.agreement import Captioned, tell_apart
 from frolic.train.tasks.component import part_marks, read_component
-from frolic.train.tasks.scenes import Data, Encode, SceneLatents, Scenes, scene_latents, sentence_set, text_encoder
+from frolic.train.tasks.scenes import Composed, Data, Encode, scene_latents, text_encoder
 
 _AT_ONCE = 50
+
+HeldLatents = Callable[[], Sequence[tuple[Tensor, Sequence[str]]]]
+"""For each group of what training does not show its latents [N, C, (t,) h, w] in float32, in the scale that models
+see, and a caption of each; all in one group differ in meaning."""
 
 
 class Settings(Section):
@@ -52,9 +52,6 @@ class Model(Section):
 
 def build(recipe: Recipe) -> Job:
     settings, data = recipe.section("job", Settings), recipe.section("data", Data)
-    model = recipe.section("model", Model)
-    if recipe.trainer.accumulation > 1:
-        raise ConfigError("trainer.accumulation: captions are told apart within a pass; set it and workers to 1.")
     device = resolve_device(recipe.trainer.device)
     autoencoder, texts = shipped_or_path(data.autoencoder), shipped_or_path(data.text)
     vae: Any
@@ -64,23 +61,55 @@ def build(recipe: Recipe) -> Job:
     sizes = data.sizes(vae.config.stride)
     most = data.commonest(vae.config.stride)
     made = scene_latents(data, sizes, settings.tokens, vae.to(device), encode, parts, device, recipe.trainer.prefetch)
+
+    def latents(group: Sequence[Scene]) -> Tensor:
+        some = (group[k : k + _AT_ONCE] for k in range(0, len(group), _AT_ONCE))
+        z = torch.cat([vae.encode(render(made.sprites, each, *most)) for each in some])
+        return z.float() * vae.config.scaling_factor
+
+    def held() -> list[tuple[Tensor, list[str]]]:
+        vae.to("cpu")
+        groups = HeldOut.make(Cast(made.concepts), settings.held_out, data.mix).groups()
+        return [(latents(group), [scene.captions[0] for scene in group]) for group in groups]
+
+    return contrastive_job(recipe, settings, made, data, vae.config.latent_channels, 1, encode, held)
+
+
+def contrastive_job(
+    recipe: Recipe,
+    settings: Settings,
+    made: Captioned,
+    data: Composed,
+    channels: int,
+    frames: int,
+    encode: Encode,
+    held: HeldLatents,
+) -> Job:
+    """The job of an encoder of latents of ``channels`` and ``frames`` that is measured on what is ``held`` out.
+
+    Raises:
+        ConfigError: the recipe's model does not fit them, or a pass would see too little at a time.
+    """
+    model = recipe.section("model", Model)
+    if recipe.trainer.accumulation > 1:
+        raise ConfigError("trainer.accumulation: captions are told apart within a pass; set it and workers to 1.")
     told = tell_apart(made, data, encode, settings.tokens)
-    width, channels = encode([""])[0].shape[2], vae.config.latent_channels
-    given = {"channels": channels, "text_width": width, "tokens": settings.tokens, **model.config}
-    config = LatentDualConfig.from_json(given)
-    if (config.channels, config.text_width) != (channels, width):
+    fixed = {"channels": channels, "frames": frames, "text_width": encode([""])[0].shape[2]}
+    config = LatentDualConfig.from_json({**fixed, "tokens": settings.tokens, **model.config})
+    if any(getattr(config, name) != value for name, value in fixed.items()):
         raise ConfigError(
-            f"model.config: channels and text_width are those of the autoencoder and the text encoder, {channels} and "
-            f"{width}; leave them out."
+            f"model.config: {', '.join(fixed)} are those of the latents and of the text encoder, "
+            f"{', '.join(map(str, fixed.values()))}; leave them out."
         )
     torch.manual_seed(recipe.trainer.seed)
     encoder = LatentDualEncoder(config)
+    of = {"autoencoder": made.marks["autoencoder"]}
 
-    def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
+    def export(modules: Mapping[str, nn.Module], folder: Any) -> None:
         learned = modules["dual"]
         assert isinstance(learned, LatentDualEncoder)
-        facts = measured(learned.to("cpu"), made, vae.to("cpu"), encode, data.mix, most, settings.held_out)
-        write_dual(learned, folder, text=parts["text encoder"], facts={"autoencoder": parts["autoencoder"], **facts})
+        facts = measured(learned.to("cpu"), held, encode)
+        write_dual(learned, folder, text=made.marks["text encoder"], facts={**of, **facts})
 
     return Job(
         objective=LatentContrastive(encoder, told.wrongs, settings.noise),
@@ -91,111 +120,27 @@ def build(recipe: Recipe) -> Job:
     )
 
 
-def tell_apart(made: SceneLatents, data: Scenes, encode: Encode, tokens: int) -> ToldApart:
-    """The scenes with all that ``ToldApart`` needs beside them; mistaken captions are kept as the true ones are."""
-    sentences, wrong_of = mistakes(made.sentences)
-    wrongs = sentence_set(data, sentences, encode, made.marks["text encoder"], tokens)
-    meanings = torch.tensor([meaning(scene, made.concepts) for scene in made.scenes])
-    return ToldApart(made.source, meanings, wrongs, wrong_of)
-
-
-def agreement_on(
-    made: SceneLatents, data: Scenes, settings: OpinionSettings, encode: Encode, tokens: int, device: torch.device
-) -> tuple[ToldApart, Agreement]:
-    """The scenes, and what a finished encoder says of pictures of their captions. It computes on ``device``.
-
-    Raises:
-        As ``read_latent_dual``.
-    """
-    encoder = _reader(settings, made.marks)
-    told = tell_apart(made, data, encode, tokens)
-    return told, _agreement(encoder, settings, made.source.captions.texts, told.wrongs, told.meaning_of, device)
-
-
-def agreement_on_prompts(
-    source: Prompts,
-    settings: OpinionSettings,
-    encode: Callable[[list[str]], TextSet],
-    parts: Mapping[str, str],
-    device: torch.device,
-) -> tuple[ToldPrompts, Agreement]:
-    """As ``agreement_on``, of prompts alone, each of which means something else. ``parts`` are the marks of what the
-    latents and texts are of."""
-    encoder = _reader(settings, parts)
-    sentences, wrong_of = mistakes(source.prompts)
-    prompts, wrongs = (encode(list(texts)) for texts in (source.prompts, sentences))
-    meaning = torch.arange(len(source.prompts))
-    return ToldPrompts(source, wrong_of), _agreement(encoder, settings, prompts, wrongs, meaning, device)
-
-
-def _reader(settings: OpinionSettings, parts: Mapping[str, str]) -> LatentDualEncoder:
-    return read_latent_dual(settings.folder, parts["autoencoder"], parts["text encoder"])
-
-
 @torch.no_grad()
-def _agreement(
-    encoder: LatentDualEncoder,
-    settings: OpinionSettings,
-    captions: TextSet,
-    wrongs: TextSet,
-    meaning: Tensor,
-    device: torch.device,
-) -> Agreement:
-    tokens = encoder.config.tokens
-    given = (embedded(captions, tokens, encoder.text), embedded(wrongs, tokens, encoder.text), meaning)
-    return Agreement(encoder.to(device), settings, *(each.to(device) for each in given))
-
-
-@torch.no_grad()
-def measured(
-    encoder: LatentDualEncoder,
-    made: SceneLatents,
-    vae: Any,
-    encode: Encode,
-    mix: Mapping[str, float],
-    size: tuple[int, int],
-    hundreds: int,
-) -> dict[str, Any]:
-    """Of scenes of this height and width that training does not show: the share whose caption is nearest to the picture
-    among those of its group, and the share whose caption is nearer than a mistaken form of it, of those that have
-    one."""
-    held = HeldOut.make(Cast(made.concepts), hundreds, mix)
-    right = told = asked = 0
-    for group in held.groups():
-        some = (group[k : k + _AT_ONCE] for k in range(0, len(group), _AT_ONCE))
-        latents = torch.cat([vae.encode(render(made.sprites, each, *size)) for each in some])
-        pictures = encoder.image(latents.float() * vae.config.scaling_factor)
-        captions = [scene.captions[0] for scene in group]
+def measured(encoder: LatentDualEncoder, held: HeldLatents, encode: Encode) -> dict[str, Any]:
+    """The share of what is held out whose caption is nearest to it among those of its group, and the share whose
+    caption is nearer than a mistaken form of it, of those that have one."""
+    total = right = told = asked = 0
+    for latents, captions in held():
+        shown = encoder.image(latents)
         wrongs, wrong_of = mistakes(captions)
-        cosines = pictures @ encoder.text(*encode(captions)).T
-        right += int((cosines.argmax(dim=1) == torch.arange(len(group))).sum())
+        cosines = shown @ encoder.text(*encode(captions)).T
+        total, right = total + len(shown), right + int((cosines.argmax(dim=1) == torch.arange(len(shown))).sum())
         if wrongs:
-            against = pictures @ encoder.text(*encode(wrongs)).T
+            against = shown @ encoder.text(*encode(wrongs)).T
             has = wrong_of[:, 0] >= 0
             nearer = cosines.diagonal() > against.gather(1, wrong_of[:, :1].clamp_min(0))[:, 0]
             told, asked = told + int(nearer[has].sum()), asked + int(has.sum())
     return {
-        "held_out_scenes": len(held.scenes),
-        "captions_each": HeldOut.GROUP,
-        "picture_to_caption_top1": round(right / len(held.scenes), 4),
+        "held_out_scenes": total,
+        "captions_each": GROUP,
+        "picture_to_caption_top1": round(right / total, 4),
         "mistakes_told": round(told / max(asked, 1), 4),
     }
-
-
-def read_latent_dual(folder: Path, autoencoder: str, text: str) -> LatentDualEncoder:
-    """The encoder in ``folder``, in float32, if it reads the latents and states of what has these fingerprints.
-
-    Raises:
-        CheckpointError: listing all that is wrong. FileError: it cannot be read.
-    """
-    raw = read_json_object(folder / CONFIG)
-    encoder = LatentDualEncoder(LatentDualConfig.from_json(raw))
-    safetensors.fill(encoder, folder / WEIGHTS, fault="does not fit the encoder")
-    wanted = {"autoencoder": autoencoder, "text encoder": text}
-    other = [name for name, mark in wanted.items() if raw.get(f"_{name.replace(' ', '_')}") != mark]
-    if other:
-        raise CheckpointError(f"{folder} was trained with another {' and another '.join(other)}; train it again.")
-    return encoder.eval().requires_grad_(False)
 
 
 JOB = JobKind(build, {"job": Settings, "data": Data, "model": Model})

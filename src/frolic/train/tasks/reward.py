@@ -37,9 +37,9 @@ from frolic.train.objectives.nft import NFT
 from frolic.train.objectives.reward import Goal, RewardGradient
 from frolic.train.objectives.steps import StepChoice
 from frolic.train.painter import ModelPainter
+from frolic.train.tasks.agreement import agreement_on_prompts
 from frolic.train.tasks.base import Base, encode_texts, linears, open_base, set_aside
 from frolic.train.tasks.component import part_marks, weights_mark
-from frolic.train.tasks.latent_contrastive import agreement_on_prompts
 from frolic.train.tasks.reward_export import About, Exporting
 from frolic.train.tasks.reward_settings import Data, Settings, Window, check_passes, check_sampler
 

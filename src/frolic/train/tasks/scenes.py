@@ -17,6 +17,7 @@ from torch import Tensor
 
 from frolic.config import Positive, Section
 from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
+from frolic.data.captioned import meaning
 from frolic.data.scenes import Scene, render, scenes
 from frolic.data.starter.concepts import Concept
 from frolic.errors import ConfigError
@@ -31,17 +32,26 @@ Encode = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 _AT_ONCE = 64  # pictures rendered and encoded together
 
 
-class Scenes(Section):
-    """``pictures`` are composed and kept as latents, the kinds of scenes in the shares of ``mix``. ``shapes`` are the
-    sizes, as WIDTHxHEIGHT in pixels, with the share of the pictures and of the batches that has each. ``seed`` names a
-    set of pictures: another one shows other scenes."""
+class Composed(Section):
+    """What is composed of the cut-outs in ``pack`` and kept in ``cache``. ``seed`` names a set of it: another one shows
+    other arrangements."""
 
     pack: str | None = None
     cache: str | None = None
+    seed: int = 1
+
+    def kept(self) -> Path:
+        """Where latents and text are."""
+        return Path(self.cache).expanduser() if self.cache else home() / "latents"
+
+
+class Scenes(Composed):
+    """``pictures`` are composed and kept as latents, the kinds of scenes in the shares of ``mix``. ``shapes`` are the
+    sizes, as WIDTHxHEIGHT in pixels, with the share of the pictures and of the batches that has each."""
+
     pictures: Positive
     mix: Mix = Field(default_factory=training_mix)
     shapes: dict[str, Share]
-    seed: int = 1
 
     def sizes(self, stride: int) -> dict[tuple[int, int], float]:
         """Height and width in pixels, and the share of it, 1 in all.
@@ -71,10 +81,6 @@ class Scenes(Section):
         sizes = self.sizes(stride)
         return max(sizes, key=lambda size: sizes[size])
 
-    def kept(self) -> Path:
-        """Where latents and text are."""
-        return Path(self.cache).expanduser() if self.cache else home() / "latents"
-
 
 class Data(Scenes):
     """``autoencoder`` and ``text`` are folders that hold ``vae`` and ``text_encoder`` with ``tokenizer``: exports of
@@ -95,6 +101,10 @@ class SceneLatents:
     sprites: Tensor
     sentences: list[str]
     marks: Mapping[str, str]
+
+    def meanings(self) -> Tensor:
+        """[V]: see ``frolic.data.captioned.meaning``."""
+        return torch.tensor([meaning(scene, self.concepts) for scene in self.scenes])
 
 
 def scene_latents(
@@ -131,7 +141,7 @@ def scene_latents(
     return SceneLatents(source, every, concepts, sprites, sentences, marks)
 
 
-def sentence_set(data: Scenes, sentences: Sequence[str], encode: Encode, mark: str, tokens: int) -> TextSet:
+def sentence_set(data: Composed, sentences: Sequence[str], encode: Encode, mark: str, tokens: int) -> TextSet:
     """``sentences`` as the text encoder of this ``mark`` reads them, from the cache where that has them."""
     key = [mark, str(tokens), *sentences]
     return TextSet(**cached(data.kept(), key, lambda: encode_sentences(sentences, encode).tensors(), "captions"))

@@ -29,11 +29,11 @@ from frolic.train.objectives.agreement import Agreement, AgreementSettings
 from frolic.train.objectives.base import Source
 from frolic.train.objectives.consistency import Consistency, ConsistencySettings, Stepped
 from frolic.train.tasks import lora
+from frolic.train.tasks.agreement import agreement_on
 from frolic.train.tasks.base import Base, autocast, drawn, open_base, set_aside
 from frolic.train.tasks.component import STORED, Store, load_weights, part_marks, weights_mark, write_component
 from frolic.train.tasks.flow import PREVIEW_PROMPTS
 from frolic.train.tasks.folder import FewCard, complete_few
-from frolic.train.tasks.latent_contrastive import agreement_on
 from frolic.train.tasks.scenes import Scenes, scene_latents, text_encoder
 from frolic.train.tasks.student import student_config, student_of
 

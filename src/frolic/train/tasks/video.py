@@ -6,8 +6,7 @@ B batch, C latent channels, T frames, t/h/w latent frames, height and width, S t
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,12 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from frolic.config import Positive, Recipe, Section
-from frolic.data.cached import Bucket, CaptionedLatents, Captions, TextSet, encode_sentences
-from frolic.data.motion import MIX, Clip, clips, render_clip
-from frolic.data.scenes import Cast
+from frolic.config import Recipe
 from frolic.errors import ConfigError
-from frolic.io.home import home
 from frolic.pipeline.parts import Resident
 from frolic.plan.find import shipped_or_path
 from frolic.sampling.guidance import experts
@@ -28,33 +23,31 @@ from frolic.sampling.noise import sample_noise
 from frolic.sampling.solvers import SAMPLERS
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
+from frolic.train.objectives.agreement import Agreement
+from frolic.train.objectives.base import Source
 from frolic.train.objectives.experts import ExpertsFlow
-from frolic.train.objectives.flow import Flow, FlowSettings
+from frolic.train.objectives.flow import Flow, FlowAgreementSettings, FlowSettings
 from frolic.train.objectives.reconstruction import strips
 from frolic.train.painter import guided
-from frolic.train.tasks.cache import cached, encoded
+from frolic.train.tasks.agreement import agreement_on
+from frolic.train.tasks.clips import Clips, clip_latents
 from frolic.train.tasks.component import (
     STORED,
     ModelSection,
-    Share,
     Store,
     component_spec,
-    known_kinds,
     load_between,
     load_weights,
-    open_loops,
-    open_pack,
-    pack_mark,
     part_marks,
     read_component,
     sections,
+    weights_mark,
     write_component,
 )
 from frolic.train.tasks.flow import start_small
 from frolic.train.tasks.folder import Card, complete
 from frolic.train.tasks.scenes import text_encoder
 
-_AT_ONCE = 16  # clips rendered and encoded together
 _PREVIEW_PROMPTS = (
     "a dog moving to the left", "a pizza spinning", "a red panda bouncing", "a rocket moving up", "an apple falling",
     "a guitar growing on a blue background", "a cat moving in a circle", "a fish moving to the right",
@@ -63,14 +56,11 @@ _PREVIEW_PROMPTS = (
 EXPERTS = ("transformer", "transformer_2")
 
 
-MotionMix = Annotated[dict[str, Share], known_kinds(MIX)]
-"""Kinds of clips, each with its share."""
-
-
 class Settings(FlowSettings):
     """``tokens``: longest caption. ``card``: how the finished model presents itself. ``boundary``: the noise level at
     which two experts meet; without it there is one model. ``train``: both experts in one run, or one of them, whose
-    partner is then that of ``other``, an exported folder. ``ends``: ``new`` takes nothing from ``trainer.init_from``
+    partner is then that of ``other``, an exported folder. ``agreement``: who tells them what the clips show that they
+    foresee (an encoder of ``kind: clip-contrastive``). ``ends``: ``new`` takes nothing from ``trainer.init_from``
     but what does not depend on the autoencoder, so that a model goes on with another one. ``store``: what the finished
     weights are kept in; float8 (e4m3) is half as large, and every reader casts it to what it computes in."""
 
@@ -79,31 +69,13 @@ class Settings(FlowSettings):
     boundary: Annotated[float, Field(gt=0, lt=1)] | None = None
     train: Literal["both", "high", "low"] = "both"
     other: str | None = None
+    agreement: FlowAgreementSettings | None = None
     ends: Literal["kept", "new"] = "kept"
     store: Store = "bfloat16"
 
 
-class Data(Section):
-    """``autoencoder`` is a folder that holds ``vae``, ``text`` one with ``text_encoder`` and ``tokenizer``, or the name
-    of a model that has them. ``clips`` of
-    ``frames`` at ``side`` squared pixels are composed and kept as latents; ``seed`` names a set of clips.
-    ``animated`` as in ``kind: reconstruction``, ``mix``: the shares of the kinds of clips. Of one frame they are
-    pictures, which teach what things look like for a fraction of the work."""
-
-    autoencoder: str
-    text: str
-    pack: str | None = None
-    animated: str | None = None
-    mix: MotionMix = Field(default_factory=lambda: dict(MIX))
-    cache: str | None = None
-    clips: Positive
-    frames: Positive = 17
-    side: Positive = 96
-    seed: int = 1
-
-
 def build(recipe: Recipe) -> Job:
-    settings, data, model = sections(recipe, Settings, Data)
+    settings, data, model = sections(recipe, Settings, Clips)
     settings = _with_levels(settings)
     spec = component_spec(model.family, "transformer")
     config = spec.configure(model.config)
@@ -116,28 +88,15 @@ def build(recipe: Recipe) -> Job:
     autoencoder, texts = shipped_or_path(data.autoencoder), shipped_or_path(data.text)
     vae: Any
     vae_config, vae = read_component(model.family, "vae", autoencoder / "vae")
-    if (data.frames - 1) % vae_config.frame_stride or data.side % vae_config.stride:
-        raise ConfigError(
-            f"data: {data.frames} frames of {data.side} pixels cannot be encoded; frames are 1 and a multiple of "
-            f"{vae_config.frame_stride}, sides multiples of {vae_config.stride}."
-        )
+    data.check(vae)
     encode = text_encoder(model.family, texts, settings.tokens, device)
-    sprites, concepts = open_pack(data.pack)
-    marks = {
-        **part_marks(autoencoder, texts),
-        "training set": pack_mark(sprites, concepts),
-    }
-    cache = Path(data.cache).expanduser() if data.cache else home() / "latents"
-    loops, films = open_loops(data.animated)
-    shown = clips(Cast(concepts), data.clips, data.seed, data.mix, loops=loops)
-    key = [marks["autoencoder"], marks["training set"], repr(shown), repr((data.side, data.frames))]
-    make = partial(_latents, (sprites, films), shown, data, vae.to(device), device, recipe.trainer.prefetch)
-    latents = cached(cache, key, make, f"{len(shown)} clips")["latents"]
-    captions = [clip.captions for clip in shown]
-    sentences = list(dict.fromkeys(text for each in captions for text in each))
-    key = [marks["text encoder"], str(settings.tokens), *sentences]
-    words = TextSet(**cached(cache, key, lambda: encode_sentences(sentences, encode).tensors(), "captions"))
-    source = CaptionedLatents([Bucket(latents, 0, 1.0)], Captions.of(captions, sentences, words, settings.tokens), 1.0)
+    parts, prefetch = part_marks(autoencoder, texts), recipe.trainer.prefetch
+    made = clip_latents(data, settings.tokens, vae.to(device), encode, parts, device, prefetch)
+    source: Source = made.source
+    marks, agreement = dict(made.marks), None
+    if settings.agreement is not None:
+        source, agreement = agreement_on(made, data, settings.agreement, encode, settings.tokens, device)
+        marks["agreement"] = weights_mark(settings.agreement.folder)
     null_text, null_mask = encode([""])
     side, count = data.side // vae_config.stride, vae.latent_frames(data.frames)
     shape = (vae_config.latent_channels, count, side, side)
@@ -187,18 +146,27 @@ def build(recipe: Recipe) -> Job:
     objective: Flow
     if settings.train == "both" and settings.boundary is not None:
         second = nets[EXPERTS[1]]
-        objective = ExpertsFlow(first, second, settings.boundary, settings, null_text, null_mask, draw)
+        objective = ExpertsFlow(first, second, settings.boundary, settings, null_text, null_mask, draw, agreement)
     else:
         ((name, net),) = trained[settings.train].items()
-        objective = _One(name, net, settings, null_text, null_mask, draw)
+        objective = _One(name, net, settings, null_text, null_mask, draw, agreement)
     return Job(objective=objective, source=source, export=export, warm_start=warm_start, inputs=marks)
 
 
 class _One(Flow):
     """The objective of one expert, under the name of its part."""
 
-    def __init__(self, name: str, net: nn.Module, settings: Settings, text: Tensor, mask: Tensor, draw: Any) -> None:
-        super().__init__(net, settings, text, mask)
+    def __init__(
+        self,
+        name: str,
+        net: nn.Module,
+        settings: Settings,
+        text: Tensor,
+        mask: Tensor,
+        draw: Any,
+        agreement: Agreement | None,
+    ) -> None:
+        super().__init__(net, settings, text, mask, agreement=agreement)
         self.name, self.show = name, draw
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -231,23 +199,6 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
-def _latents(
-    cuts: tuple[Tensor, Tensor | None], shown: Sequence[Clip], data: Data, vae: Any, device: torch.device, prefetch: int
-) -> dict[str, Tensor]:
-    """``latents`` [V, C, t, h, w] in half precision, in the transformer's scale."""
-
-    def pixels(number: int) -> Tensor:
-        some = shown[number * _AT_ONCE : (number + 1) * _AT_ONCE]
-        made = [render_clip(cuts[0], clip, data.side, data.side, data.frames, cuts[1]) for clip in some]
-        return torch.stack(made).float() / 127.5 - 1
-
-    def encode(x: Tensor) -> Tensor:
-        z: Tensor = vae.scaled(vae.encode(x).float())
-        return z
-
-    return {"latents": torch.cat([*encoded(pixels, encode, len(shown), _AT_ONCE, device, prefetch)])}
-
-
 def sample(nets: Mapping[str, nn.Module], encode: Any, settings: Settings, shape: tuple[int, ...]) -> Tensor:
     """Latents of the fixed preview prompts, each from its own fixed noise."""
     device = next(nets[EXPERTS[0]].parameters()).device
@@ -264,4 +215,4 @@ def sample(nets: Mapping[str, nn.Module], encode: Any, settings: Settings, shape
     return x
 
 
-JOB = JobKind(build, {"job": Settings, "data": Data, "model": ModelSection})
+JOB = JobKind(build, {"job": Settings, "data": Clips, "model": ModelSection})
