@@ -16,6 +16,7 @@ from frolic.data.motion import clip, clips, is_reserved, meaning
 from frolic.data.moves import SAID
 from frolic.data.scenes import Cast
 from frolic.errors import CheckpointError, ConfigError
+from frolic.io.safetensors import load
 from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
 from frolic.train.jobs import built_in
 from frolic.train.objectives.agreement import Agreement
@@ -63,6 +64,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory, parts: list[str]) -> Path:
 
 def learned(outcome: Any) -> dict[str, Any]:
     return load_checkpoint(outcome.checkpoint).tensors
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load(folder / "diffusion_pytorch_model.safetensors")
 
 
 def alike(one: Any, other: Any, *names: str) -> bool:
@@ -126,6 +131,19 @@ def test_experts_that_are_told_and_ones_that_were_stopped_go_the_same_way(
     assert any("agreed" in line for line in lines)
     alone = told(tmp_path / "alone", given, "job.agreement=null")
     assert not alike(straight, alone, "transformer") and not alike(straight, alone, "transformer_2")
+    # The finished weights are the mean of what it began with and what it learned.
+    begin = [f"vars.begin={straight.export}", "trainer.init_from=${begin}", "optimizer.lr=0.1"]
+    ends = [told(tmp_path / f"kept-{kept}", given, *begin, f"job.kept={kept}").export for kept in (0.0, 0.25)]
+    for part in both:
+        first, after, mean = (weights(folder / part) for folder in (straight.export, *ends))
+        for name, tensor in mean.items():
+            torch.testing.assert_close(
+                tensor.float(), 0.25 * first[name].float() + 0.75 * after[name].float(), rtol=0.1, atol=0.02
+            )
+        assert any(float((after[name].float() - first[name].float()).abs().max()) > 0.2 for name in mean)
+    for wrong, said in (([], "there is nothing to keep"), ([*begin, "job.ends=new"], "another autoencoder")):
+        with pytest.raises(ConfigError, match=rf"job\.kept: .*{said}"):
+            told(tmp_path / "none", given, "job.kept=0.5", *wrong)
     # One expert alone is told too, and by an encoder of these latents only.
     high = told(tmp_path / "high", given, "job.train=high", f"job.other={straight.export}")
     plain = told(tmp_path / "plain", given, "job.train=high", f"job.other={straight.export}", "job.agreement=null")

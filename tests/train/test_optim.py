@@ -6,8 +6,9 @@ from torch import nn
 
 from frolic.config import GroupRule, OptimizerSection, ScheduleSection
 from frolic.errors import CheckpointError, ConfigError
+from frolic.nn.orthogonal import orthogonalise
 from frolic.train.ema import Ema
-from frolic.train.muon import Muon, orthogonalise
+from frolic.train.muon import Muon
 from frolic.train.optim import Optimizers, assign, lr_factor
 
 

@@ -253,7 +253,7 @@ def _captions(
     for number in range(3):
         if kind == "around":
             doing = [f"{named[1]} {rng.choice(AROUND)} {named[0]}"]
-        elif kind == "still" and number < 2:
+        elif kind == "still" and number == 0:
             doing = named  # who asks for nothing to happen gets that
         else:
             # Of two, the one that stays may be named only.

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from frolic.accel.arithmetic import has_bfloat16
 from frolic.errors import FileError, RequestError
 from frolic.eval.stored import as_stored
+from frolic.nn.orthogonal import orthogonalise
+
+_ITERATIONS = 4
 
 
 @dataclass(frozen=True)
@@ -74,20 +77,11 @@ class Orthogonal(torch.optim.Optimizer):
                     continue
                 kept = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 kept.mul_(self.momentum).add_(weight.grad)
-                turned = _orthogonal((weight.grad + self.momentum * kept).flatten(1)).view_as(weight)
+                # bfloat16 is enough where a processor multiplies in it; elsewhere it would take ten times as long.
+                exact = torch.bfloat16 if has_bfloat16(weight.device) else torch.float32
+                step = (weight.grad + self.momentum * kept).flatten(1)[None]
+                turned = orthogonalise(step, _ITERATIONS, exact).view_as(weight)
                 weight.mul_(len(weight) ** 0.5 / weight.norm()).sub_(turned, alpha=group["lr"])
-
-
-def _orthogonal(x_RC: Tensor) -> Tensor:
-    """Singular values pushed to about 1 by the quintic Newton-Schulz iteration, for which bfloat16 is enough where a
-    processor multiplies in it; elsewhere it would take ten times as long."""
-    x = x_RC.to(torch.bfloat16 if has_bfloat16(x_RC.device) else torch.float32)
-    x = x if len(x) <= x.shape[1] else x.T.contiguous()
-    x = x / (x.norm() + 1e-7)
-    for _ in range(4):
-        gram = x @ x.T.contiguous()
-        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
-    return (x if len(x_RC) <= x_RC.shape[1] else x.T).to(x_RC.dtype)
 
 
 def step_generator(recipe: Recipe, step: int) -> torch.Generator:

@@ -5,7 +5,7 @@ B batch, C latent channels, S tokens, E text width, P side of a picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from frolic.pipeline.parts import Resident
 from frolic.plan.find import shipped_or_path
 from frolic.sampling.noise import sample_noise
 from frolic.sampling.solvers import SAMPLERS
+from frolic.spec import ComponentSpec
 from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.base import Source
@@ -92,19 +93,11 @@ def build(recipe: Recipe) -> Job:
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         learned = modules["transformer"]
         if begun is not None:
-            first = spec.build(config)
-            load_weights(spec, config, first, begun / "transformer")
-            learned = mixed(learned, first, settings.kept)
+            learned = mixed(spec, config, learned, begun / "transformer", settings.kept)
         write_component(spec, "transformer", config, learned, folder / "transformer", STORED[settings.store])
         complete(folder, model.family, settings.card, settings.shift, settings.tokens, autoencoder, texts)
 
-    begun = None
-    if settings.kept:
-        begun = None if recipe.trainer.init_from is None else shipped_or_path(recipe.trainer.init_from)
-        if begun is None or not (begun / "transformer").is_dir():
-            raise ConfigError("job.kept: there is nothing to keep; name an exported folder with trainer.init_from.")
-        # So that a run that goes on later ends with the same.
-        marks["what it began with"] = weights_mark(begun / "transformer")
+    begun = begun_with(recipe, settings.kept, ["transformer"], marks)
 
     return Job(
         objective=Flow(transformer, settings, null_text, null_mask, draw, agreement),
@@ -115,9 +108,28 @@ def build(recipe: Recipe) -> Job:
     )
 
 
+def begun_with(recipe: Recipe, kept: float, parts: Sequence[str], marks: dict[str, str]) -> Path | None:
+    """The exported folder whose weights of these ``parts`` a finished run is averaged with; ``marks`` get what they
+    are, so that a run that goes on later ends with the same. None where nothing is ``kept``.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not kept:
+        return None
+    begun = None if recipe.trainer.init_from is None else shipped_or_path(recipe.trainer.init_from)
+    if begun is None or not all((begun / part).is_dir() for part in parts):
+        raise ConfigError("job.kept: there is nothing to keep; name an exported folder with trainer.init_from.")
+    marks["what it began with"] = " ".join(weights_mark(begun / part) for part in parts)
+    return begun
+
+
 @torch.no_grad()
-def mixed(learned: nn.Module, begun: nn.Module, kept: float) -> nn.Module:
-    """``begun``, with the mean of both weights, ``kept`` being its own share."""
+def mixed(spec: ComponentSpec, config: Any, learned: nn.Module, folder: Path, kept: float) -> nn.Module:
+    """What is in the component's ``folder``, with the mean of its weights and ``learned`` ones; ``kept`` is its own
+    share."""
+    begun = spec.build(config)
+    load_weights(spec, config, begun, folder)
     for (name, mine), theirs in zip(begun.named_parameters(), learned.parameters(), strict=True):
         assert mine.shape == theirs.shape, name
         mine.lerp_(theirs.to(mine), 1 - kept)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from frolic.config import Recipe
+from frolic.config import Fraction, Recipe
 from frolic.errors import ConfigError
 from frolic.pipeline.parts import Resident
 from frolic.plan.find import shipped_or_path
@@ -44,7 +44,7 @@ from frolic.train.tasks.component import (
     weights_mark,
     write_component,
 )
-from frolic.train.tasks.flow import start_small
+from frolic.train.tasks.flow import begun_with, mixed, start_small
 from frolic.train.tasks.folder import Card, complete
 from frolic.train.tasks.scenes import text_encoder
 
@@ -60,9 +60,10 @@ class Settings(FlowSettings):
     """``tokens``: longest caption. ``card``: how the finished model presents itself. ``boundary``: the noise level at
     which two experts meet; without it there is one model. ``train``: both experts in one run, or one of them, whose
     partner is then that of ``other``, an exported folder. ``agreement``: who tells them what the clips show that they
-    foresee (an encoder of ``kind: clip-contrastive``). ``ends``: ``new`` takes nothing from ``trainer.init_from``
-    but what does not depend on the autoencoder, so that a model goes on with another one. ``store``: what the finished
-    weights are kept in; float8 (e4m3) is half as large, and every reader casts it to what it computes in."""
+    foresee (an encoder of ``kind: clip-contrastive``). ``kept`` as in ``kind: flow``. ``ends``: ``new`` takes nothing
+    from ``trainer.init_from`` but what does not depend on the autoencoder, so that a model goes on with another one.
+    ``store``: what the finished weights are kept in; float8 (e4m3) is half as large, and every reader casts it to what
+    it computes in."""
 
     tokens: int = 24
     card: Card
@@ -70,6 +71,7 @@ class Settings(FlowSettings):
     train: Literal["both", "high", "low"] = "both"
     other: str | None = None
     agreement: FlowAgreementSettings | None = None
+    kept: Fraction = 0.0
     ends: Literal["kept", "new"] = "kept"
     store: Store = "bfloat16"
 
@@ -109,7 +111,10 @@ def build(recipe: Recipe) -> Job:
     def export(modules: Mapping[str, nn.Module], folder: Path) -> None:
         for name in nets:
             if name in modules:
-                write_component(spec, "transformer", config, modules[name], folder / name, STORED[settings.store])
+                learned = modules[name]
+                if begun is not None:
+                    learned = mixed(spec, config, learned, begun / name, settings.kept)
+                write_component(spec, "transformer", config, learned, folder / name, STORED[settings.store])
             elif settings.other is not None:
                 _copy(shipped_or_path(settings.other) / name, folder / name)
         card = settings.card.model_copy(update={"frames": data.frames})
@@ -136,20 +141,23 @@ def build(recipe: Recipe) -> Job:
             else:
                 load_weights(spec, config, net, part)
 
+    trained = {"both": [*nets], "high": [EXPERTS[0]], "low": [EXPERTS[1]]}[settings.train]
+    if settings.kept and settings.ends == "new":
+        raise ConfigError("job.kept: weights of another autoencoder are not kept; leave it out, or job.ends.")
+    begun = begun_with(recipe, settings.kept, trained, marks)
     partner = {"high": EXPERTS[1], "low": EXPERTS[0]}.get(settings.train)
     if partner is not None and settings.other is not None:
         # What is drawn while one is trained is drawn by both.
         load_weights(spec, config, nets[partner], shipped_or_path(settings.other) / partner)
         nets[partner].to(device).requires_grad_(False)
 
-    trained = {"both": nets, "high": {EXPERTS[0]: first}, "low": {n: net for n, net in nets.items() if n == EXPERTS[1]}}
     objective: Flow
     if settings.train == "both" and settings.boundary is not None:
         second = nets[EXPERTS[1]]
         objective = ExpertsFlow(first, second, settings.boundary, settings, null_text, null_mask, draw, agreement)
     else:
-        ((name, net),) = trained[settings.train].items()
-        objective = _One(name, net, settings, null_text, null_mask, draw, agreement)
+        (name,) = trained
+        objective = _One(name, nets[name], settings, null_text, null_mask, draw, agreement)
     return Job(objective=objective, source=source, export=export, warm_start=warm_start, inputs=marks)
 
 
