@@ -48,7 +48,7 @@ def short_of_memory(vae, monkeypatch, enough):
         return limited(None, lambda: whole["encode_chunked"](x))
 
     def decode_tiles(v, z, *, tile):
-        return limited(tile, lambda: list(tiled["decode_tiled"](v, z, tile=tile)))
+        return limited(tile, lambda: tiled["decode_tiled"](v, z, tile=tile))
 
     def encode_tiles(v, x, *, tile):
         return limited(tile, lambda: tiled["encode_tiled"](v, x, tile=tile))

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from dialects import ALPHA, RANK, Factors, expected, factors, goal, inputs, model
 from frolic.lora.adapter import Adapter, parse
-from frolic.lora.layer import Attached, Carrier
+from frolic.lora.delta import Delta
+from frolic.lora.layer import Attached, Carrier, linears
+from frolic.models.wan.config import WanConfig
+from frolic.models.wan.model import WanTransformer
 
 
 def adapter(given: Factors) -> Adapter:
@@ -149,3 +152,22 @@ def test_copies_and_second_attachments() -> None:
     attached.use({"a": 1.0})
     copied = copy.deepcopy(net)
     assert torch.equal(copied(*inputs()), net(*inputs()))
+
+
+@torch.no_grad()
+def test_rows_are_mixed_apart_where_frames_have_times_of_their_own() -> None:
+    torch.manual_seed(0)
+    sizes = {"heads": 2, "head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 8, "freq_dim": 8}
+    net = WanTransformer(WanConfig(**sizes, hidden=16, layers=1))
+    parts = {name: shape for name, shape in linears(net).items() if name.startswith(("time", "modulation"))}
+    assert len(parts) == 3
+    adapter = Adapter({name: Delta(torch.randn(2, i), torch.randn(o, 2)) for name, (o, i) in parts.items()})
+    x, text, mask = torch.randn(2, 4, 3, 4, 4), torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
+    times = torch.tensor([[0.0, 300.0, 300.0], [0.0, 700.0, 700.0]])
+    attached = Attached(net, {"a": adapter})
+    with attached.using([{"a": 2.0}, {"a": 1.0}]):
+        together = net(x, times, text, mask)
+    for row, weight in enumerate((2.0, 1.0)):
+        with attached.using({"a": weight}):
+            alone = net(*(each[row : row + 1] for each in (x, times, text, mask)))
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakSet
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from frolic.models.wan_vae import (
     original_keys,
     tile_for,
 )
+from frolic.models.wan_vae.layers import Memory
+from frolic.models.wan_vae.sizes import kept_bytes
 from tiny_wan import vae_config
 
 diffusers = pytest.importorskip("diffusers")
@@ -169,15 +173,40 @@ def test_streaming_keeps_no_more_with_more_frames(kind: str) -> None:
 
 
 @torch.no_grad()
+def test_what_is_kept_between_frames_is_counted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in tiles it is that of one tile at a time."""
+    alive: WeakSet[Memory] = WeakSet()
+    held = []
+
+    class Watched(Memory):
+        def __init__(self, keeping: bool = False) -> None:
+            super().__init__(keeping)
+            alive.add(self)
+
+    monkeypatch.setattr("frolic.models.wan_vae.model.Memory", Watched)
+    vae = ours(kind)
+    vae.decoder.register_forward_hook(
+        lambda *_: held.append(sum(kept.nbytes for memory in alive for kept in memory._kept.values()))
+    )
+    stride, z = vae.config.stride, latents(vae, 4, 8, 12)
+    for _ in vae.stream_decode(z):
+        pass
+    assert held[-1] == max(held) == kept_bytes(vae.config, 8 * stride, 12 * stride, 4)
+    del held[:]
+    decode_tiled(vae, z, tile=4 * stride)
+    assert len(held) > 4 * 6 and max(held) == kept_bytes(vae.config, 4 * stride, 4 * stride, 4)
+
+
+@torch.no_grad()
 def test_tiles(kind: str) -> None:
     vae = ours(kind)
     stride = vae.config.stride
     z = latents(vae, 2, 8, 12)
     whole = vae.decode(z)
-    assert torch.equal(torch.cat([*decode_tiled(vae, z, tile=12 * stride)], 2), torch.cat([*vae.stream_decode(z)], 2))
+    assert torch.equal(decode_tiled(vae, z, tile=12 * stride), torch.cat([*vae.stream_decode(z)], 2))
 
     def error(overlap: float) -> Tensor:
-        tiled = torch.cat([*decode_tiled(vae, z, tile=4 * stride, overlap=overlap)], 2)
+        tiled = decode_tiled(vae, z, tile=4 * stride, overlap=overlap)
         assert tiled.shape == whole.shape
         return (tiled - whole).abs().mean()
 

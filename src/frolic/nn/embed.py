@@ -10,16 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def sinusoid(t_B: Tensor, width: int, *, max_period: float = 10000.0) -> Tensor:
-    """``[cos(t w_i), sin(t w_i)]`` with ``w_i`` geometric from 1 to ``1/max_period``: ``[B, width]`` in float32."""
+def sinusoid(t: Tensor, width: int, *, max_period: float = 10000.0) -> Tensor:
+    """``[cos(t w_i), sin(t w_i)]`` with ``w_i`` geometric from 1 to ``1/max_period``: ``[..., width]`` in float32."""
     half = width // 2
-    freqs = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t_B.device) / half)
-    angles = t_B.float()[:, None] * freqs[None]
+    freqs = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t.float()[..., None] * freqs
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoid of ``frequencies``, then a two-layer perceptron with SiLU.  ``[B] -> [B, D]``."""
+    """Sinusoid of ``frequencies``, then a two-layer perceptron with SiLU.  ``[B] -> [B, D]``, ``[B, T] -> [B, T, D]``.
+
+    A leading batch stays one, so that what is mixed for each of its rows can be.
+    """
 
     def __init__(self, width: int, frequencies: int = 256) -> None:
         super().__init__()
@@ -27,8 +30,8 @@ class TimestepEmbedder(nn.Module):
         self.fc1 = nn.Linear(frequencies, width)
         self.fc2 = nn.Linear(width, width)
 
-    def forward(self, t_B: Tensor) -> Tensor:
-        features = sinusoid(t_B, self.frequencies).to(self.fc1.weight.dtype)
+    def forward(self, t: Tensor) -> Tensor:
+        features = sinusoid(t, self.frequencies).to(self.fc1.weight.dtype)
         return self.fc2(F.silu(self.fc1(features)))
 
 

@@ -84,9 +84,10 @@ class ClipStage:
 
         def work(device: torch.device, dtype: torch.dtype, tile: int | None) -> Tensor:
             z = self.vae.unscaled(latents.to(device, torch.float32)).to(dtype)
-            parts = self.vae.stream_decode(z) if tile is None else decode_tiled(self.vae, z, tile=tile)
+            if tile is not None:
+                return decode_tiled(self.vae, z, tile=tile)
             # Frames are small beside what they are computed with, and there is more memory beside the CPU.
-            return torch.cat([part.float().cpu() for part in parts], dim=2)
+            return torch.cat([part.float().cpu() for part in self.vae.stream_decode(z)], dim=2)
 
         pixels = self._descend("Decoding", work, (height, width), notes)
         if pixels is None:

@@ -88,7 +88,7 @@ class WanTransformer(nn.Module):
         if known_BCTHW is not None:
             x_BCTHW = torch.cat([x_BCTHW, known_BCTHW.to(x_BCTHW)], dim=1)
         t_BT = t_BT[:, None] if t_BT.ndim == 1 else t_BT
-        time_BTD = self.time(t_BT.flatten()).unflatten(0, t_BT.shape)
+        time_BTD = self.time(t_BT)
         six_BTX = self.modulation(F.silu(time_BTD))
         side = self.config.patch_size
         grid = (x_BCTHW.shape[2], x_BCTHW.shape[3] // side, x_BCTHW.shape[4] // side)

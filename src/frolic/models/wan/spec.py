@@ -19,7 +19,7 @@ from frolic.spec import ComponentSpec, FamilySpec, SamplingDefaults, either
 
 def _precise(name: str) -> bool:
     """Times and what they do to a block are sums of very different sizes."""
-    return name.startswith("time.") or name.endswith("table") or ".norm_cross." in name
+    return name.startswith(("time.", "modulation.")) or name.endswith("table") or ".norm_cross." in name
 
 
 _TRANSFORMER = ComponentSpec(

@@ -15,10 +15,27 @@ SMALLEST = 64
 
 def decode_bytes(config: WanVAEConfig, height: int, width: int, itemsize: int) -> int:
     """About what decoding holds at its widest, of one latent frame after the other: the last stage that doubles, whose
-    frames, their predecessors and results are there together, and its norms in float32."""
+    frames, their predecessors and results are there together, its norms in float32, and what every layer keeps."""
     pixels = height * width // (config.patch or 1) ** 2
     widest = max(config.decoder_stages[-2] // (1 if config.shortcuts else 2), config.decoder_stages[-1])
-    return int(pixels * config.frame_stride * widest * (4 * itemsize + 8))
+    working = pixels * config.frame_stride * widest * (4 * itemsize + 8)
+    return int(working + kept_bytes(config, height, width, itemsize))
+
+
+def kept_bytes(config: WanVAEConfig, height: int, width: int, itemsize: int) -> int:
+    """What is kept from one latent frame to the next: of each convolution in time the two frames it saw last."""
+    stages, in_time = config.decoder_stages, config.in_time[::-1]
+    pixels = height * width // config.stride**2
+    values = pixels * (config.latent_channels + 4 * stages[0])  # what reads the latents, and the middle
+    before = stages[0]
+    for index, after in enumerate(stages):
+        doubles = index < len(in_time)
+        values += pixels * (before + after + 2 * config.layers * after)
+        values += pixels * after if doubles and in_time[index] else 0
+        # Without shortcuts, what doubles the sides halves the width.
+        before = after if config.shortcuts else after // 2
+        pixels *= 4 if doubles else 1
+    return 2 * itemsize * (values + pixels * stages[-1])
 
 
 def decode_flops(config: WanVAEConfig, height: int, width: int) -> float:

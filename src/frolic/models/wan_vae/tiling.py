@@ -9,7 +9,6 @@ B batch, C channels, T/H/W frames, height and width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -17,17 +16,24 @@ from torch import Tensor
 from frolic.models.wan_vae.model import WanVAE
 
 
-def decode_tiled(vae: WanVAE, z_BCthw: Tensor, *, tile: int, overlap: float = 0.25) -> Iterator[Tensor]:
-    """As ``WanVAE.stream_decode``, of tiles of ``tile`` pixels a side that overlap by a share of that."""
+def decode_tiled(vae: WanVAE, z_BCthw: Tensor, *, tile: int, overlap: float = 0.25) -> Tensor:
+    """As ``WanVAE.decode``, of tiles of ``tile`` pixels a side that overlap by a share of that: ``[B, 3, T, H, W]`` in
+    float32 on the CPU.
+
+    One tile goes through all frames before the next: what its layers keep of earlier frames is most of what decoding
+    holds, and that of all tiles together would be more than that of the whole.
+    """
     stride = vae.config.stride
-    spans = [_spans(side, max(1, tile // stride), overlap) for side in z_BCthw.shape[-2:]]
-    streams = [
-        [vae.stream_decode(z_BCthw[..., top:bottom, left:right]) for left, right in spans[1]]
-        for top, bottom in spans[0]
-    ]
-    for _ in range(z_BCthw.shape[2]):
-        rows = [[next(stream) for stream in row] for row in streams]
-        yield _joined(rows, [[(a * stride, b * stride) for a, b in each] for each in spans])
+    rows, columns = (_spans(side, max(1, tile // stride), overlap) for side in z_BCthw.shape[-2:])
+
+    def pixels(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [(start * stride, stop * stride) for start, stop in spans]
+
+    def row(top: int, bottom: int) -> Tensor:
+        parts = (vae.stream_decode(z_BCthw[..., top:bottom, left:right]) for left, right in columns)
+        return _line([torch.cat([each.float().cpu() for each in part], 2) for part in parts], pixels(columns), -1)
+
+    return _line([row(top, bottom) for top, bottom in rows], pixels(rows), -2)
 
 
 def encode_tiled(vae: WanVAE, x_BCTHW: Tensor, *, tile: int, overlap: float = 0.25) -> Tensor:
