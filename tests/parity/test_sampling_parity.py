@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+import numpy as np
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -164,6 +166,31 @@ def test_native_schedule(steps: int, shift: float) -> None:
     schedule = SAMPLERS["dpmpp_2m"].schedule("native")
     *_, last = SAMPLERS["dpmpp_2m"].solve(flow(toy_velocity, schedule.timesteps), X, schedule.sigmas(steps, shift))
     assert (last.x - nvlabs_flow_dpm(steps, shift, X)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0, 12.0])
+@pytest.mark.parametrize("steps", [1, 2, 40, 50])
+def test_levels_of_wans_own_code(steps: int, shift: float) -> None:
+    """``fm_solvers_unipc.py`` notes its ends in float32 when it is made and spreads between them when it is asked;
+    ``fm_solvers.py`` gets its levels from ``get_sampling_sigmas``."""
+    made = torch.from_numpy(1.0 - np.linspace(1, 1 / 1000, 1000)[::-1].copy()).to(torch.float32)
+    for name, first, last in (("unipc", made[0].item(), made[-1].item()), ("dpmpp_2m", 1, 0)):
+        spread = np.linspace(first, last, steps + 1)[:-1]
+        theirs = shift * spread / (1 + (shift - 1) * spread)
+        schedule = SAMPLERS[name].schedule("wan")
+        ours = schedule.sigmas(steps, shift)
+        assert float(ours[-1]) == 0 and np.abs(ours[:-1].numpy() - theirs).max() < 1e-12
+        told = schedule.timesteps(ours[:-1]).long().numpy()
+        assert (told == (theirs * 1000).astype(np.int64)).all()
+        assert told[0] == (999 if name == "unipc" else 1000)
+
+
+def test_steps_of_each_expert_by_wans_own_levels() -> None:
+    for shift, boundary, high in ((12.0, 0.875, 26), (5.0, 0.9, 15)):
+        for name in ("unipc", "dpmpp_2m"):
+            schedule = SAMPLERS[name].schedule("wan")
+            told = schedule.timesteps(schedule.sigmas(40, shift)[:-1])
+            assert int((told >= 1000 * boundary).sum()) == high
 
 
 @pytest.mark.parametrize("steps", [1, 5, 28])

@@ -98,8 +98,8 @@ def whole(painter: ToyPainter, noise: Tensor, text: Tensor, chosen: Sequence[int
         velocity = (given - denoise(given, sigma)) / sigma
         return x - sigma * (velocity if taken else velocity.detach())
 
-    x = noise
-    for step in painter.sampler.steps(held, noise, painter.sigmas, lambda number: noise):
+    x = painter.sampler.start(noise, painter.sigmas[0])
+    for step in painter.sampler.steps(held, x, painter.sigmas, lambda number: noise):
         x = step.x
     score = Curved().score(painter.decode(x, None), [""] * len(text))
     return -(2.0 / 0.5 * score).mean()

@@ -75,9 +75,18 @@ def unipc_sigmas(steps: int, shift: float) -> Tensor:
 
 
 def wan_sigmas(steps: int, shift: float) -> Tensor:
-    """Levels of Wan's own code (``get_sampling_sigmas``), for every solver: from 1 in even steps, shifted."""
+    """Levels of Wan's own code for its DPM-Solver (``get_sampling_sigmas``): from 1 in even steps, shifted. It has no
+    Euler; ours takes them too."""
     assert steps >= 1 and shift > 0
     return shifted(_linspace(1.0, 0.0, steps + 1), shift)
+
+
+def wan_unipc_sigmas(steps: int, shift: float) -> Tensor:
+    """Those of its default solver (``FlowUniPCMultistepScheduler.set_timesteps``): even steps from the highest of a
+    thousand trained levels, a float32 number below 1, so that no step starts where its logarithms end."""
+    assert steps >= 1 and shift > 0
+    highest = float(torch.tensor(1 - 1 / TRAIN_STEPS, dtype=torch.float32))
+    return shifted(_linspace(highest, 0.0, steps + 1), shift)
 
 
 def scm_sigmas(steps: int, shift: float) -> Tensor:
@@ -144,7 +153,8 @@ SCHEDULES: Mapping[str, Mapping[str, Schedule]] = MappingProxyType(
         ),
         "wan": MappingProxyType(
             {
-                **{grid: Schedule(wan_sigmas, truncated_timesteps) for grid in ("dpmpp", "euler", "unipc")},
+                **{grid: Schedule(wan_sigmas, truncated_timesteps) for grid in ("dpmpp", "euler")},
+                "unipc": Schedule(wan_unipc_sigmas, truncated_timesteps),
                 "scm": Schedule(scm_sigmas, level_timesteps),
             }
         ),
