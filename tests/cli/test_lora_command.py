@@ -287,3 +287,14 @@ def test_a_sheet_of_a_model_of_clips_holds_pictures(command: Command) -> None:
     done = command("lora", "explore", "lively", *given, "-o", "sheet.png")
     assert done.code == 0, done.err
     assert Path("sheet.png").is_file()
+
+
+def test_a_blend_of_two_that_are_called_alike_names_both(command: Command, tiny_folder: Path) -> None:
+    for number, folder in enumerate(("x", "y"), 1):
+        Path(folder).mkdir()
+        adapter(Path(folder) / "style.safetensors", number)
+    given = ("x/style.safetensors:0.5", "y/style.safetensors:0.3", "x/style.safetensors:0.25")
+    assert command("lora", "blend", *given, "-o", "both.safetensors", "-m", tiny_folder).code == 0
+    told = json.loads(read_header(Path("both.safetensors")).metadata["frolic.blend"])["adapters"]
+    assert {name: one["weight"] for name, one in told.items()} == {"style": 0.75, "style (2)": 0.3}
+    assert len({one["sha256"] for one in told.values()}) == 2

@@ -125,6 +125,7 @@ def test_links_inside_of_the_hub_s_cache_are_followed(tmp_path: Path) -> None:
     outside(tmp_path).rename(repo / "blobs" / "abc")
     (snapshot / NAME).symlink_to("../../blobs/abc")
     torch.testing.assert_close(output(snapshot), expected(model(), factors())(*inputs()), rtol=0, atol=1e-5)
+    assert find(snapshot).name == "glow", "neither its commit nor where its file lies"
     (repo / "blobs" / "abc").rename(repo / "abc")
     (snapshot / NAME).unlink()
     (snapshot / NAME).symlink_to("../../abc")

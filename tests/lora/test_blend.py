@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -113,6 +115,14 @@ def test_norms_and_cosines_without_the_whole_matrices() -> None:
     weight = torch.ones(ROWS, COLUMNS)
     (facts,) = inspect.facts(one(a), {"layer": weight})
     assert facts.rank == 3 and facts.relative == pytest.approx(float(a.change().norm() / weight.norm()), rel=1e-4)
+
+
+def test_a_layer_with_magnitudes_is_compared_by_its_directions() -> None:
+    low, dense = delta(1), delta(2, dense=True)
+    dora = replace(low, magnitude=torch.rand(len(low.b)) + 1)
+    (found,) = inspect.overlaps(one(dora), one(dense))
+    (plain,) = inspect.overlaps(one(low), one(dense))
+    assert found == plain
 
 
 def test_overlap_is_one_where_the_directions_are_the_same() -> None:

@@ -95,6 +95,15 @@ def test_dora_as_peft_defines_it(tmp_path: Path) -> None:
     assert torch.equal(output(adapter, 0.0), plain(*inputs()))
 
 
+def test_an_alpha_in_the_file_is_divided_by_the_rank_whatever_was_trained_with(tmp_path: Path) -> None:
+    """LyCORIS with ``rs_lora`` writes an alpha that makes up for its other divisor."""
+    tensors, _ = dialects.comfy(factors())
+    for said in ({}, {"ss_network_args": json.dumps({"rs_lora": "True"})}):
+        save({key: value.contiguous() for key, value in tensors.items()}, tmp_path / "a.safetensors", metadata=said)
+        adapter = read(tmp_path / "a.safetensors", goal())
+        torch.testing.assert_close(output(adapter), expected(model(), factors())(*inputs()), rtol=0, atol=1e-5)
+
+
 def test_biases(tmp_path: Path) -> None:
     given = {"transformer_blocks.0.attn2.to_q": factors()["transformer_blocks.0.attn2.to_q"]}
     tensors, metadata = dialects.diffusers(given)

@@ -30,6 +30,15 @@ ONE = {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": 1}
         ("slowmotion", ""),
         ("glow", ""),
         ("high_and_low", ""),
+        ("wan2.2_t2v_high_14B_fp8_v1.1", "high"),
+        ("style_low_lora_rank16", "low"),
+        ("low-expert_style", "low"),
+        ("low-poly", ""),
+        ("LowPoly_style", ""),
+        ("my_low_key_light", ""),
+        ("HighContrast", ""),
+        ("high_quality", ""),
+        ("style_high_low", ""),
     ],
 )
 def test_a_name_says_it_only_where_it_is_a_word(name: str, expert: str) -> None:

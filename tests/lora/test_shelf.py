@@ -11,7 +11,7 @@ import torch
 import dialects
 from dialects import expected, factors, goal, inputs, model, save, write_peft_folder
 from frolic.adapters import load, read, shelf
-from frolic.errors import CheckpointError, FileError, UnsafeFileError
+from frolic.errors import CheckpointError, FileError, RequestError, UnsafeFileError
 from frolic.io.safetensors import fingerprint
 from frolic.io.safetensors import save as save_whole
 from frolic.lora.layer import Attached
@@ -81,6 +81,17 @@ def test_what_cannot_be_used_gets_no_name(tmp_path: Path) -> None:
         with pytest.raises(error, match=said):
             shelf.add(tmp_path / name, "glow")
     assert not shelf.own_folder().exists()
+
+
+def test_a_name_that_loses_the_expert_is_refused(tmp_path: Path) -> None:
+    source = glow(tmp_path / "style_low_noise.safetensors")
+    with pytest.raises(RequestError, match=r"is for low noise.*--name style-low"):
+        shelf.add(source, "style")
+    shelf.add(source, "style-low")
+    shelf.add(source)
+    shelf.add(glow(tmp_path / "x_low_noise.safetensors", **{"frolic.expert": "high"}), "plain")
+    wanted = {"style-low": "low", "style_low_noise": "low", "plain": "high"}  # the last file says it itself
+    assert {name: load(name, goal()).expert for name in wanted} == wanted
 
 
 def test_a_taken_name_is_refused_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

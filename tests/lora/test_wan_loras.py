@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 import frolic
 from frolic.adapters import read, target, write
+from frolic.adapters.write import encode
 from frolic.errors import CheckpointError
+from frolic.lora.adapter import Adapter
+from frolic.lora.delta import Delta
 from frolic.lora.layer import Attached
 from frolic.models.wan import WanTransformer, diffusers_keys, original_keys
 from frolic.models.wan.spec import WAN
@@ -108,6 +111,15 @@ def test_every_dialect_is_the_same_change(net: WanTransformer, form: str, tmp_pa
     attached.remove()
     assert (got - expected).abs().max() < 1e-5 < (expected - plain).abs().max()
     assert torch.equal(predict(net), plain)
+
+
+def test_factors_of_the_patches_have_the_dimensions_of_their_convolution(net: WanTransformer) -> None:
+    goal = target(SPEC, net.config, net)
+    rows, columns = goal.shapes["patch"]
+    made = encode(Adapter({"patch": Delta(torch.ones(2, columns), torch.ones(rows, 2))}), goal, "diffusers")
+    weight = diffusers_keys(net.config).save(net.state_dict())["patch_embedding.weight"]
+    down, up = (made[f"transformer.patch_embedding.lora_{end}.weight"] for end in "AB")
+    assert down.shape == (2, *weight.shape[1:]) and up.shape == (rows, 2, 1, 1, 1)
 
 
 @pytest.mark.parametrize("form", ["diffusers", "comfy", "kohya"])

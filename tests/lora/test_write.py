@@ -10,7 +10,7 @@ from test_dialects import output
 
 from dialects import expected, factors, goal, inputs, model
 from dialects import write as write_dialect
-from frolic.adapters import FORMATS, read, write
+from frolic.adapters import FORMATS, read, write, write_experts
 from frolic.errors import FileError, RequestError
 from frolic.lora import blend
 from frolic.lora.adapter import Adapter
@@ -78,3 +78,36 @@ def test_bias_and_metadata(tmp_path: Path) -> None:
     assert adapter.metadata["modelspec.title"] == "Glow" and adapter.metadata["modelspec.sai_model_spec"] == "1.0.1"
     with pytest.raises(RequestError, match="a bias"):
         write(biased, tmp_path / "b.safetensors", goal(), "diffusers")
+
+
+def test_experts_of_different_ranks_keep_their_strength(tmp_path: Path) -> None:
+    halves = {
+        expert: read(write_dialect(_made(tmp_path / expert), "diffusers", factors(seed, rank)), goal())
+        for seed, (expert, rank) in enumerate((("high", 2), ("low", 6)))
+    }
+    path = tmp_path / "both.safetensors"
+    write_experts(halves, path, goal(), two=True, dtype=torch.float32)
+    with safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert (said["transformer.lora_alpha"], said["transformer_2.lora_alpha"]) == (2, 6)
+    for expert, half in halves.items():
+        again = read(path, goal(), expert=expert)
+        assert again.ranks == half.ranks
+        torch.testing.assert_close(output(again), output(half), rtol=0, atol=1e-5)
+    # One alone, in its own part's words or in the usual ones.
+    write_experts({"low": halves["low"]}, tmp_path / "low.safetensors", goal(), two=True, dtype=torch.float32)
+    torch.testing.assert_close(
+        output(read(tmp_path / "low.safetensors", goal(), expert="low")), output(halves["low"]), rtol=0, atol=1e-5
+    )
+
+
+def test_a_bias_is_not_helped_by_a_rank(tmp_path: Path) -> None:
+    rows, columns = goal().shapes["out"]
+    biased = Adapter({"out": Delta(torch.zeros(1, columns), torch.zeros(rows, 1), bias=torch.ones(rows))})
+    with pytest.raises(RequestError, match=r"(?s)choose --to comfy, or merge it.*a bias"):
+        write(biased, tmp_path / "a.safetensors", goal(), "diffusers")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

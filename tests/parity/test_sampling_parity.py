@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 
 import numpy as np
-import numpy as np
 import pytest
 import torch
 from torch import Tensor

@@ -57,8 +57,15 @@ def find(path: Path) -> Found:
     if chosen.name in _INDEXES:
         files = _shards(chosen)
         _keep_inside(chosen.parent, files)
-    name = (chosen.resolve().parent.name if usual else chosen.name).removesuffix(".safetensors")
+    name = (_called(chosen.parent.resolve()) if usual else chosen.name).removesuffix(".safetensors")
     return Found(chosen, files, read_json_object(config[0]) if config else None, name)
+
+
+def _called(folder: Path) -> str:
+    """A folder's name; in the Hub's cache, where a commit is all that it is called by, the repository's."""
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.name
 
 
 def _inside(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from frolic.io.problems import Problems
 from frolic.io.safetensors import read_tensors
 from frolic.keymap import KeyMap
 from frolic.lora.adapter import Adapter, parse
-from frolic.lora.experts import HIGH, of_expert
+from frolic.lora.experts import EXPERTS, HIGH, LOW, inside, of_expert, part_of
 from frolic.lora.layer import linears
 from frolic.lora.names import Names
 from frolic.spec import ComponentSpec
@@ -60,7 +60,8 @@ def read(path: Path, goal: Target, *, allow_partial: bool = False, expert: str =
     """
     found = find(path)
     broken = Problems(f"{found.path} cannot be used; get the adapter again")
-    tensors = of_expert(read_tensors(found.entries(), broken), expert)
+    whole = read_tensors(found.entries(), broken)
+    tensors = of_expert(whole, expert)
     broken.raise_any(CheckpointError)
     problems = Problems(
         f"{found.path} does not fit this model; load it with its own, or pass --allow-partial to use the rest"
@@ -74,7 +75,9 @@ def read(path: Path, goal: Target, *, allow_partial: bool = False, expert: str =
         problems.add(kind, what, known if kind == unplaced else ())
         left_out.append(what)
 
-    adapter = parse(tensors, found.metadata(), goal.names, goal.shapes, note, found.peft)
+    # Of a file of one expert, settings under the other's name are its own.
+    parts = [part_of(expert)] if inside(whole) else list(EXPERTS)[:: -1 if expert == LOW else 1]
+    adapter = parse(tensors, found.metadata(), goal.names, goal.shapes, note, found.peft, parts)
     if not adapter.deltas:
         note("nothing in it is for a layer of this model", found.path.name)
     if not allow_partial or not adapter.deltas:

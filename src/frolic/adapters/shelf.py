@@ -177,7 +177,7 @@ def add(source: Path, name: str | None = None, *, force: bool = False) -> Shelve
     is copied to the byte, so that records know it again; a folder becomes one file of the same strength.
 
     Raises:
-        RequestError: it is no name.
+        RequestError: it is no name, or one that loses which expert the adapter is for.
         ModelError: there is no adapter, or it is broken, or holds what is not finite.
         FileError, ResourceError: the name is taken, or nothing can be written.
     """
@@ -185,6 +185,11 @@ def add(source: Path, name: str | None = None, *, force: bool = False) -> Shelve
     name = found.name if name is None else name
     if not _NAME.fullmatch(name):
         raise RequestError(f"{name!r} is no name for an adapter; give --name with letters, digits, - and _ only.")
+    entries, said = found.entries(), found.metadata()
+    expert = said_by(found.name, entries, said)
+    if expert and said_by(name, entries, said) != expert:
+        # The bytes are kept, so the name has to go on saying it.
+        raise RequestError(f"By its name {found.name} is for {expert} noise; keep that, as in --name {name}-{expert}.")
     place = own_folder() / f"{name}{_SUFFIX}"
     if place.is_file() and not force:
         check_writable(place)

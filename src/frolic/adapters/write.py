@@ -22,7 +22,7 @@ from frolic.io.problems import Problems
 from frolic.lora.adapter import METADATA, Adapter
 from frolic.lora.delta import Delta, of_rows
 from frolic.lora.experts import METADATA as EXPERT
-from frolic.lora.experts import renamed
+from frolic.lora.experts import part_of, renamed
 
 FORMATS = ("diffusers", "comfy", "kohya", "original")
 ORIGINAL = "original"
@@ -64,7 +64,9 @@ def write_experts(
     about: dict[str, str] = {}
     for expert, adapter in adapters.items():
         encoded = encode(adapter, goal, "diffusers")
-        about = {**describe(adapter, encoded, "diffusers"), **about}
+        said = describe(adapter, encoded, "diffusers", part_of(expert))
+        settings = {**json.loads(about.get(METADATA, "{}")), **json.loads(said[METADATA])}
+        about = {**said, **about, METADATA: json.dumps(settings)}
         tensors |= renamed(encoded, expert)
     if two and len(adapters) == 1:
         about[EXPERT] = next(iter(adapters))
@@ -83,18 +85,21 @@ def encode(adapter: Adapter, goal: Target, form: str) -> dict[str, Tensor]:
     layout = DIFFUSERS if form == "diffusers" else ORIGINAL
     if layout not in goal.layouts:
         raise RequestError(f"This model has no {layout} naming; choose another format.")
-    problems = Problems(f"The {form} format cannot hold this adapter; convert it with a --rank first")
+    cannot = f"The {form} format cannot hold this adapter"
+    problems = Problems(f"{cannot}; convert it with a --rank first")
+    biases = Problems(f"{cannot}; choose --to comfy, or merge it into a model")
     tensors: dict[str, Tensor] = {}
     for linear, delta in adapter.deltas.items():
         if delta.dense is not None and (form == "diffusers" or delta.rank):
             problems.add("a change that is not of low rank", linear)
         elif delta.bias is not None and form == "diffusers":
-            problems.add("a bias", linear)
+            biases.add("a bias", linear)
         else:
             for module, part, flat in _modules(linear, delta, goal, layout):
                 tensors |= (
                     _diffusers(module, part, flat) if form == "diffusers" else _original(module, part, flat, form)
                 )
+    biases.raise_any(RequestError)  # no rank helps with those
     problems.raise_any(RequestError)
     return tensors
 
@@ -115,7 +120,7 @@ def _factors(part: Delta, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Down and up, with the dimensions of a convolution where their module is one."""
     if len(shape) == 1:
         return part.a, part.b
-    return part.a.reshape(part.rank, *shape), part.b[:, :, None, None]
+    return part.a.reshape(part.rank, *shape), part.b.reshape(*part.b.shape, *[1] * (len(shape) - 1))
 
 
 def _diffusers(module: str, part: Delta, shape: tuple[int, ...]) -> dict[str, Tensor]:
@@ -139,8 +144,9 @@ def _original(module: str, part: Delta, shape: tuple[int, ...], form: str) -> di
     return out if part.magnitude is None else out | {f"{key}.dora_scale": part.magnitude[:, None]}
 
 
-def describe(adapter: Adapter, tensors: Mapping[str, Tensor], form: str) -> dict[str, str]:
-    """What programs read of an adapter before they open it: diffusers' settings, kohya's ``ss_*``, ModelSpec."""
+def describe(adapter: Adapter, tensors: Mapping[str, Tensor], form: str, part: str = "transformer") -> dict[str, str]:
+    """What programs read of an adapter before they open it: diffusers' settings for a ``part``, kohya's ``ss_*``,
+    ModelSpec."""
     ranks = Counter(
         tensor.shape[0] for key, tensor in tensors.items() if key.endswith(("lora_A.weight", "lora_down.weight"))
     )
@@ -168,5 +174,5 @@ def describe(adapter: Adapter, tensors: Mapping[str, Tensor], form: str) -> dict
             "alpha_pattern": other,
             "use_dora": any(delta.magnitude is not None for delta in adapter.deltas.values()),
         }
-        about[METADATA] = json.dumps({f"transformer.{key}": value for key, value in settings.items()})
+        about[METADATA] = json.dumps({f"{part}.{key}": value for key, value in settings.items()})
     return about

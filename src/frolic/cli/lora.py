@@ -203,10 +203,16 @@ def write_blend(
     choose("dtype", dtype, DTYPES)
     check_writable(path, force=force)
     made = {expert: _blended(parts, method, rank, density, seed) for expert, parts in halves.items()}
-    parts = [*{loaded.name: (loaded, weight) for half in halves.values() for loaded, weight in half}.values()]
+    parts = _made_of(halves)
     about = {"modelspec.title": path.stem, **carried(parts)}
     if len(parts) > 1:
-        recipe = {loaded.name: {"weight": weight, "sha256": loaded.hash} for loaded, weight in parts}
+        recipe: dict[str, Any] = {}
+        for loaded, weight in parts:
+            name, number = loaded.name, 1
+            while name in recipe:  # two may be called alike
+                number += 1
+                name = f"{loaded.name} ({number})"
+            recipe[name] = {"weight": weight, "sha256": loaded.hash}
         about["frolic.blend"] = json.dumps({"method": method, "adapters": recipe})
     kept: dict[str, Any] = {"metadata": about, "dtype": getattr(torch, dtype), "force": force}
     adapters = {expert: one.adapter for expert, one in made.items()}
@@ -237,6 +243,17 @@ def write_blend(
         error = facts["error"]
         lost = "exact but for rounding" if error == 0 else f"off by {error:.2%} of the change's length"
         typer.echo(f"{path}: {form}, {facts['layers']} layers, rank {_ranks(facts['ranks'])}, {lost}")
+
+
+def _made_of(halves: Halves) -> list[tuple[Loaded, float]]:
+    """The adapters of all halves, each once, with the sum of its weights."""
+    found: dict[str, tuple[Loaded, float]] = {}
+    for half in halves.values():
+        own: dict[str, tuple[Loaded, float]] = {}
+        for loaded, weight in half:
+            own[loaded.hash] = loaded, weight + (own[loaded.hash][1] if loaded.hash in own else 0.0)
+        found |= own
+    return [*found.values()]
 
 
 def _blended(parts: list[tuple[Loaded, float]], method: str, rank: int | None, density: float, seed: int) -> Blend:

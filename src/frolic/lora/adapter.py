@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -58,17 +58,19 @@ def parse(
     shapes: Shapes,
     note: Note,
     peft: Mapping[str, Any] | None = None,
+    parts: Sequence[str] = ("transformer",),
 ) -> Adapter:
     """The adapter that ``tensors`` describe. What cannot be used of them is told to ``note`` and left out.
 
     ``peft`` is what an ``adapter_config.json`` beside the file says. A layer's own ``alpha`` counts before it, and it
-    before the file's metadata; without any of them alpha is the rank.
+    before the file's metadata; without any of them alpha is the rank. ``parts`` are those of a model that the metadata
+    may speak of: the first of them that it does counts.
     """
     modules, foreign = dialect.split(tensors)
     for key in foreign:
         what = dialect.kind_of_foreign(key)
         note(f"of a kind that is not supported ({what})" if what else "not of an adapter", key)
-    scaling = _Scalings(metadata, peft)
+    scaling = _Scalings(metadata, peft, parts)
     found: dict[str, list[tuple[Place, str, dialect.Pieces]]] = {}
     for module, pieces in modules.items():
         place = names.find(module)
@@ -114,18 +116,13 @@ def _merged(
 class _Scalings:
     """What is said of alpha and rank outside of the tensors."""
 
-    def __init__(self, metadata: Mapping[str, str], peft: Mapping[str, Any] | None) -> None:
+    def __init__(self, metadata: Mapping[str, str], peft: Mapping[str, Any] | None, parts: Sequence[str]) -> None:
         given: Any = peft
-        if given is None and METADATA in metadata:
-            given = _json(metadata[METADATA])
-            # diffusers writes each setting under the part's name: "transformer.lora_alpha".
-            given = {key.removeprefix("transformer."): value for key, value in given.items()}
-        given = given or {}
-        arguments = _json(metadata.get("ss_network_args", ""))
+        if given is None:
+            given = _of_part(_json(metadata.get(METADATA, "")), parts)
         self._alpha = _number(given.get("lora_alpha"))
         self._patterns = {str(k): _number(v) for k, v in (given.get("alpha_pattern") or {}).items()}
-        stabilised = given.get("use_rslora", arguments.get("rs_lora", False))
-        self._stabilised = str(stabilised).lower() in ("true", "1")
+        self._stabilised = str(given.get("use_rslora", False)).lower() in ("true", "1")
 
     def of(self, module: str) -> dialect.Scaling:
         """PEFT's patterns are expressions that the end of a module's name has to match."""
@@ -137,6 +134,15 @@ class _Scalings:
             if matches:
                 return dialect.Scaling(alpha, self._stabilised)
         return dialect.Scaling(self._alpha, self._stabilised)
+
+
+def _of_part(settings: Mapping[str, Any], parts: Sequence[str]) -> Mapping[str, Any]:
+    """diffusers writes each setting under the part's name: ``transformer.lora_alpha``."""
+    for part in parts:
+        own = {key.removeprefix(f"{part}."): value for key, value in settings.items() if key.startswith(f"{part}.")}
+        if own:
+            return own
+    return {key: value for key, value in settings.items() if "." not in key}
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -154,7 +154,8 @@ def squared_norm(delta: Delta) -> float:
 
 
 def inner(one: Delta, other: Delta) -> float:
-    """The sum over all entries of the product of two changes."""
+    """The sum over all entries of the product of two changes, without what DoRA makes of a weight's rows."""
+    one, other = (replace(each, magnitude=None) for each in (one, other))
     if one.dense is not None or other.dense is not None:
         return float((one.change() * other.change()).sum())
     return float(((one.b.T @ other.b) * (one.a @ other.a.T)).sum())

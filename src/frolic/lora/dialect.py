@@ -68,15 +68,17 @@ def kind_of_foreign(key: str) -> str:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a file's factors become a change where no ``alpha`` tensor says it: ``alpha`` None is the rank."""
+    """How a file's factors become a change where no ``alpha`` tensor says it: ``alpha`` None is the rank. Beside such a
+    tensor the divisor is always the rank: who trains with another one (LyCORIS with ``rs_lora``) writes an alpha that
+    makes up for it, so that every loader gets the same."""
 
     alpha: float | None = None
     rank_stabilised: bool = False
 
     def factor(self, rank: int, alpha: float | None) -> float:
-        chosen = alpha if alpha is not None else self.alpha
-        if chosen is None:
-            chosen = float(rank)
+        if alpha is not None:
+            return alpha / rank
+        chosen = float(rank) if self.alpha is None else self.alpha
         return chosen / (math.sqrt(rank) if self.rank_stabilised else rank)
 
 

@@ -14,7 +14,16 @@ EXPERTS: Mapping[str, str] = {"transformer": HIGH, "transformer_2": LOW}
 """Which of two experts a model's part is."""
 METADATA = "frolic.expert"
 _PARTS = {expert: f"{part}." for part, expert in EXPERTS.items()}
-_WORD = re.compile(r"(?:^|[^a-z])(high|low)(?:[-_ ]?noise|[-_ ]?model)?(?:[^a-z]|$)", re.IGNORECASE)
+_VERSION = r"lora|bf16|fp\d+\w*|v?\d[\w.]*|r(?:ank)?\d+"
+# Many styles are called low or high something: the word counts at a name's end, or where it says of what.
+_WORD = re.compile(
+    r"(?<![a-z])(high|low)(?:[-_ ]?(?:noise|model|expert)(?![a-z])|(?=(?:[-_ .]+(?:" + _VERSION + r"))*$))"
+)
+
+
+def part_of(expert: str) -> str:
+    """The part of a model that this expert is."""
+    return _PARTS[expert].rstrip(".")
 
 
 def inside(keys: Collection[str]) -> tuple[str, ...]:
@@ -46,5 +55,7 @@ def said_by(name: str, keys: Mapping[str, V], metadata: Mapping[str, str]) -> st
         return LOW if low == len(keys) else ""
     if metadata.get(METADATA) in (HIGH, LOW):
         return metadata[METADATA]
-    words = {match.lower() for match in _WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))}
-    return words.pop() if len(words) == 1 else ""
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    words = set(_WORD.findall(text))
+    both = len(set(re.findall(r"(?<![a-z])(high|low)(?![a-z])", text))) == 2
+    return words.pop() if len(words) == 1 and not both else ""
