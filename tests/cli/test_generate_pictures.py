@@ -129,9 +129,9 @@ def test_from_a_picture_other_pictures_are_refused(
     ran = draw("--from", "a.png", *again, "--controlnet", net, "-o", "b.png")
     assert ran.code == 2 and said in ran.err and ran.err.count("\n") == 1 and not Path("b.png").exists()
     new = draw("--from", "a.png", *again, "--controlnet", net, "-s", 4, "-o", "b.png")
-    lost = "--image" in made and "--image" not in again
-    assert new.code == (2 if lost else 0), "something new, unless its strength has nothing to act on"
-    assert not lost or "give the image" in new.err
+    lost = {name for name in ("--image", "--mask", "--control") if name in made and name not in again}
+    assert new.code == (2 if lost else 0), "something new, of the same pictures or of others"
+    assert not lost or f"was made with {lost.pop()}, which it does not hold" in new.err
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,9 @@ def test_an_aspect_is_a_size_with_as_many_pixels(draw: Command, aspect: str, siz
     assert (request["width"], request["height"]) == size and "aspect" not in request
     assert draw("--from", "a.png", "-o", "b.png").code == 0 and pixels("a.png") == pixels("b.png")
     assert draw("--from", "a.png", "--aspect", "1:1", "-o", "c.png").code == 0
+    assert draw("--from", "a.png", "-W", 36, "-o", "d.png").code == 0
+    wider = read_record(Path("d.png"))["request"]
+    assert (wider["width"], wider["height"]) == (36, size[1]), "the other side stays"
     with Image.open("c.png") as image:
         assert image.size == (32, 32)
 

@@ -16,6 +16,7 @@ from frolic.adapters.shelf import named
 from frolic.errors import RequestError
 from frolic.io.media import read_record
 from frolic.io.safetensors import read_header
+from frolic.plan.find import shipped_or_path
 from frolic.strength import Strength, parse
 
 Command = Callable[..., Any]
@@ -236,6 +237,11 @@ def test_explore_draws_a_grid(draw: Command, command: Command, tiny_folder: Path
         ran = command("lora", "explore", *both, "--prompt", "a cat", "--steps-grid", wrong, "-o", "h.png", *small)
         assert ran.code == 2 and said in ran.err
     assert command("lora", "explore", *both, "-o", "h.png", *small).code == 2
+    for idle in (("--seeds", 3), ("--budget", 9), ("--combine", "nonsense")):
+        ran = command("lora", "explore", *both, "--prompt", "a cat", *idle, "-o", "h.png", *small)
+        assert ran.code == 2 and f"{idle[0]}: of a search" in ran.err
+    ran = command("lora", "explore", *both, "--prompt", "a cat", "-o", "h.safetensors", *small)
+    assert ran.code == 2 and "A grid is a picture" in ran.err and not Path("h.safetensors").exists()
 
 
 def test_a_published_model_s_names_need_no_download(command: Command) -> None:
@@ -280,6 +286,14 @@ def test_both_experts_of_an_adapter_go_along(command: Command) -> None:
     assert [read_header(Path(path)).metadata["frolic.expert"] for path in paths] == ["high", "low"]
     said = json.loads(command("lora", "info", "lively", "-m", "starter-video", "--json").out)
     assert [one["name"] for one in said["adapters"]] == ["lively (high)", "lively (low)"] and not said["pairs"]
+    # Each half is held against the weights of its own expert.
+    folder, key = shipped_or_path("starter-video"), "blocks.0.attn.qkv"
+    for one, part in zip(said["adapters"], ("transformer", "transformer_2"), strict=True):
+        (layer,) = (each for each in one["layers"] if each["layer"] == key)
+        state = load_file(folder / part / "diffusion_pytorch_model.safetensors")
+        names = (f"blocks.0.attn1.to_{letter}.weight" for letter in "qkv")
+        weight = torch.cat([state[name].float() for name in names])
+        assert layer["relative"] == pytest.approx(layer["norm"] / float(weight.norm()), rel=1e-4)
 
 
 def test_a_sheet_of_a_model_of_clips_holds_pictures(command: Command) -> None:

@@ -318,6 +318,8 @@ def test_pictures_of_ones_own(command: Command, shown: Path, all_left: list[str]
     ("given", "said"),
     [
         (["--pairs-from", "x", "-p", "a cat"], "--pairs-from is for pictures that are there"),
+        (["--pairs-from", "x", "-m", "nonexistent"], "--pairs-from is for pictures that are there"),
+        (["--pairs-from", "x", "--pairs", "3"], "--pairs-from is for pictures that are there"),
         (["--pairs-from", "gone"], "no folder that can be read"),
         ([], "holds no pairs yet"),
         (["--steps", "3"], "no prompt to draw pairs of"),

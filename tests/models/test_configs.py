@@ -93,6 +93,16 @@ def test_no_value_of_any_entry_ends_in_another_error(config):
         (SanaConfig, {"attention_bias": 1}, "attention_bias is 1, it must be true or false"),
         (SanaConfig, {"mlp_ratio": 1e9}, "no feed-forward has that width"),
         (DCAEConfig, {"latent_channels": 0}, "latent_channels is 0"),
+        (
+            DCAEConfig,
+            {"encoder_block_out_channels": [128, 256, 512, 512, 1024, 1000], "latent_channels": 8},
+            "encoder: stages 4 and 5 of 1024 and 1000 channels cannot be joined",
+        ),
+        (
+            DCAEConfig,
+            {"decoder_block_out_channels": [96, 512, 512, 512, 1024, 1024]},
+            "decoder: stages 0 and 1 of 96 and 512 channels cannot be joined",
+        ),
         (DCAEConfig, {"latent_channels": 33}, "1024 channels do not divide into 33 latents"),
         (DCAEConfig, {"scaling_factor": "x"}, "scaling_factor is 'x'"),
         (DCAEConfig, {"encoder_block_out_channels": []}, "there are 0 stages"),

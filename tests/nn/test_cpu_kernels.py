@@ -221,3 +221,8 @@ def test_silu_of_far_numbers_is_finite(call: Kernels, value: float) -> None:
     expected = F.silu(h[..., :16].float()) * F.silu(F.silu(h[..., 16:].float()))
     torch.testing.assert_close(out.float(), expected, rtol=8e-3, atol=1e-20)
     assert all(bool(torch.isfinite(x.float()).all()) for x in (grad, g_taps, g_bias))
+
+
+def test_where_nothing_can_be_kept_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nope")
+    assert kernels.__wrapped__(torch.float32) is None

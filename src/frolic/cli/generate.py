@@ -87,6 +87,8 @@ def run(arguments: Sequence[str]) -> None:
             return
         with _uncollected():
             inputs = _inputs(options)
+            if replay is not None and kept is None:
+                replay.check_given(inputs)
             plan = _plan(
                 model,
                 chosen,

@@ -13,6 +13,8 @@ import typer
 from frolic.errors import RequestError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from torch import Tensor
 
     from frolic.adapters import Target
@@ -59,16 +61,19 @@ def info(
     from frolic.adapters import load, resolve
     from frolic.adapters.own import own_target
     from frolic.lora import inspect
-    from frolic.lora.experts import HIGH
+    from frolic.lora.experts import HIGH, part_of
 
-    goal, weights = (own_target([resolve(file) for file in files]), None) if model is None else _with_weights(model)
+    goal = own_target([resolve(file) for file in files]) if model is None else target_of(model)
     loaded = []
     for file in files:
         experts = _experts_in(file)
         for expert in experts or (HIGH,):
             one = load(file, goal, allow_partial=allow_partial, expert=expert)
             loaded.append(replace(one, name=f"{one.name} ({expert})", expert=expert) if experts else one)
-    facts = [_facts(each, weights) for each in loaded]
+    # What is for both experts is held against the first.
+    parts = [part_of(each.expert or HIGH) for each in loaded]
+    weights = {} if model is None else _weights_of(model, goal, {*parts})
+    facts = [_facts(each, weights.get(part)) for each, part in zip(loaded, parts, strict=True)]
     pairs = []
     for number, one in enumerate(loaded):
         for other in loaded[number + 1 :]:
@@ -314,36 +319,46 @@ def target_of(model: str) -> Target:
     """What adapters can change of a model's transformer, from its settings alone."""
     from frolic.adapters import target
 
-    return target(*_transformer(model)[:2])
+    return target(*_transformer(model))
 
 
-def _transformer(model: str) -> tuple[ComponentSpec, Any, Path | None]:
-    """Spec and config of a model's transformer, and its weights where the model is here."""
+def _transformer(model: str) -> tuple[ComponentSpec, Any]:
+    """Spec and config of a model's transformer."""
+    from frolic.models.registry import families
+
+    for family in families().values():
+        for entry in family.published:
+            if entry.name == model:
+                return family.components["transformer"], entry.config
+    part = _opened(model)["transformer"]
+    return part.spec, part.config
+
+
+def _opened(model: str) -> Mapping[str, Any]:
+    """The parts of a model that is here."""
     from frolic.io.folder import open_folder
     from frolic.models.registry import families
     from frolic.plan import Watch
     from frolic.plan.find import find_model
 
-    for family in families().values():
-        for entry in family.published:
-            if entry.name == model:
-                return family.components["transformer"], entry.config, None
-    folder = open_folder(find_model(model, Watch(fetch=False)), families())
-    part = folder.components["transformer"]
-    return part.spec, part.config, next(iter(part.weights.values()))
+    return open_folder(find_model(model, Watch(fetch=False)), families()).components
 
 
-def _with_weights(model: str) -> tuple[Target, dict[str, Tensor] | None]:
-    """As ``target_of``, and the weights of the layers, where the model is here."""
-    from frolic.adapters import target
+def _weights_of(model: str, goal: Target, parts: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    """The weights of the layers of those of a model's ``parts`` that it has; nothing where it is not here."""
+    from frolic.errors import ModelNotFoundError, NetworkError
     from frolic.io.safetensors import load
 
-    spec, config, path = _transformer(model)
-    goal = target(spec, config)
-    if path is None:
-        return goal, None
-    state = spec.keymap(config).load(load(path))
-    return goal, {linear: state[f"{linear}.weight"] for linear in goal.shapes}
+    try:
+        there = _opened(model)
+    except (ModelNotFoundError, NetworkError):
+        return {}
+    found = {}
+    for name in parts & there.keys():
+        part = there[name]
+        state = part.spec.keymap(part.config).load(load(next(iter(part.weights.values()))))
+        found[name] = {linear: state[f"{linear}.weight"] for linear in goal.shapes}
+    return found
 
 
 def choose(what: str, value: str, known: tuple[str, ...]) -> None:

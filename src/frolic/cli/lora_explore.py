@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LABEL, _GAP, _MARGIN = 14, 4, 60
 MOST = 400
+_COMBINE, _BUDGET, _SEEDS = "sum", 200, 2
 
 
 def explore(
@@ -51,9 +52,9 @@ def explore(
         list[str] | None,
         typer.Option(metavar="SPEC:VALUE", help="What a blend must reach: a number, plain, plain-0.02 or plain-5%."),
     ] = None,
-    combine: Annotated[str, typer.Option(help="Several rewards as one: sum or min.")] = "sum",
-    budget: Annotated[int, typer.Option(help="The most pictures that a search draws.")] = 200,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds of each prompt a search draws.")] = 2,
+    combine: Annotated[str, typer.Option(help="Several rewards as one: sum or min.")] = _COMBINE,
+    budget: Annotated[int, typer.Option(help="The most pictures that a search draws.")] = _BUDGET,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds of each prompt a search draws.")] = _SEEDS,
     frames: Annotated[int | None, typer.Option(help="Of each clip, with a model that makes them.")] = None,
     prompt_file: Annotated[str | None, typer.Option(help="The prompts of a search, one a line.")] = None,
     best: Annotated[
@@ -81,8 +82,12 @@ def explore(
         asked = Search(adapters, prompts, reward, floor or [], combine, low, high, budget, seeds, seed, request)
         asked.run(model, *places, allow_partial=allow_partial, force=force, as_json=as_json)
         return
-    if floor or best is not None or frames is not None or prompt_file is not None:
-        raise RequestError("--floor, --best, --frames and --prompt-file are of a search; say what for, with --reward.")
+    searching = {"--floor": floor, "--best": best, "--frames": frames, "--prompt-file": prompt_file}
+    searching |= {"--combine": combine != _COMBINE, "--budget": budget != _BUDGET, "--seeds": seeds != _SEEDS}
+    if given := [name for name, value in searching.items() if value not in (None, False, [])]:
+        raise RequestError(f"{', '.join(given)}: of a search; say what for, with --reward, or leave it out.")
+    if output is not None and output.suffix == ".safetensors":
+        raise RequestError("A grid is a picture; call it .png, or ask for a blend with --reward.")
     if len(adapters) > 2:
         raise RequestError(f"A grid has two directions, and these are {len(adapters)} adapters; give two, or --reward.")
     first, second = (*adapters, None)[:2]

@@ -27,6 +27,7 @@ COMMANDS = {
     "reward": "frolic.cli.reward",
     "doctor": "frolic.cli.doctor",
 }
+_GROUPS = {"data", "eval", "models", "lora", "reward"}  # of which a second word says what is asked
 _ROOT_OPTIONS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
 _FLAGS = {"--json", "--quiet", "-q"}
 INTERRUPTED = 130
@@ -71,8 +72,10 @@ def dispatch(given: Sequence[str]) -> list[str]:
         return given or ["--help"]
     first = next((word for word in given if word not in _FLAGS), "")
     if first in COMMANDS:
-        given.remove(first)
-        return [first, *given]
+        place = given.index(first)
+        flags, rest = given[:place], given[place + 1 :]
+        asked = 1 if first in _GROUPS and rest and not rest[0].startswith("-") else 0
+        return [first, *rest[:asked], *flags, *rest[asked:]]
     near = difflib.get_close_matches(first, COMMANDS, n=1, cutoff=0.75)
     if near and given == [first]:
         raise RequestError(

@@ -95,7 +95,7 @@ class Replay:
         arithmetic rounds differently at different sizes, and the pixels should be the same ones.
         """
         kept = {name: self.record["request"][name] for name in _FIELDS}
-        if any(name in changes and changes[name] is not None for name in ("aspect", "width", "height")):
+        if changes.get("aspect") is not None:
             kept |= {"width": None, "height": None}
         if changes.get("seconds") is not None:
             kept["frames"] = None
@@ -161,6 +161,17 @@ class Replay:
                     f"with {which} --{name}; give that one" if name in made_from else f"without --{name}; leave it out"
                 )
                 raise RequestError(f"{self.path} was made {said}, or change an option to draw something new.")
+
+    def check_given(self, inputs: Inputs) -> None:
+        """Refuse to draw something new without a picture that what is there was made from.
+
+        Raises:
+            RequestError: one is missing.
+        """
+        missing = sorted(self.record.get("inputs", {}).keys() - inputs.read().hashes().keys())
+        if missing:
+            named = " and ".join(f"--{name}" for name in missing)
+            raise RequestError(f"{self.path} was made with {named}, which it does not hold; give it again, or another.")
 
     def check_weights(self, pipeline: Pipeline) -> None:
         """Refuse a model that was found by the record's name but is another one.

@@ -20,18 +20,19 @@ _AGAINST = typer.Option(help="A second model; each pair is then one seed drawn b
 _AGAINST_LORA = typer.Option(help="Adapters of the second side.")
 _PAIRS_FROM = typer.Option(help="Choose between the pictures and clips that are in this folder.")
 _NO_BROWSER = typer.Option("--no-browser", help="Only print the page's address.")
+_MODEL, _PAIRS, _SEED = "starter", 1, 0
 
 
 def label(
     folder: Annotated[Path, typer.Argument(help="Where the pairs are kept: pairs.jsonl, and the pictures drawn.")],
     prompt: Annotated[list[str] | None, _PROMPT] = None,
     prompt_file: Annotated[Path | None, _FILE] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="The model to draw with: a name, a folder.")] = "starter",
+    model: Annotated[str, typer.Option("--model", "-m", help="The model to draw with: a name, a folder.")] = _MODEL,
     lora: Annotated[list[str] | None, typer.Option(help="SOURCE[:WEIGHT], as for `frolic generate`.")] = None,
     against: Annotated[str | None, _AGAINST] = None,
     against_lora: Annotated[list[str] | None, _AGAINST_LORA] = None,
-    pairs: Annotated[int, typer.Option(min=1, max=10_000, help="Pairs of each prompt.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the first picture of a prompt.")] = 0,
+    pairs: Annotated[int, typer.Option(min=1, max=10_000, help="Pairs of each prompt.")] = _PAIRS,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the first picture of a prompt.")] = _SEED,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance-scale", "--cfg", help="Guidance scale.")] = None,
     size: Annotated[str | None, typer.Option(help="Width and height, as 256x256.")] = None,
@@ -53,7 +54,8 @@ def label(
     prompts = _prompts(prompt, prompt_file)
     options = _options(steps, guidance, size, frames)
     drawing = [lora, against, against_lora, *options]
-    if pairs_from is not None and (prompts or any(drawing)):
+    other = (model, pairs, seed) != (_MODEL, _PAIRS, _SEED)
+    if pairs_from is not None and (prompts or any(drawing) or other):
         raise RequestError("--pairs-from is for pictures that are there; leave out what says how to draw others.")
     if not prompts and any(drawing):
         raise RequestError("There is no prompt to draw pairs of; give --prompt or --prompt-file.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from frolic.models.configs import FLAG, POSITIVE, SIZE, TEXT, Kind, read_config, refuse, whole
@@ -156,7 +157,20 @@ class DCAEConfig:
                 problems.append(f"{side}: a kernel size is even")
             if shortcut and (last := stages[-1].width) % self.latent_channels:
                 problems.append(f"{side}: {last} channels do not divide into {self.latent_channels} latents")
+            problems += self._apart(side, stages)
         return problems
+
+    def _apart(self, side: str, stages: Sequence[Stage]) -> list[str]:
+        """Stages whose widths what changes the side between them cannot join: by a shortcut that averages groups of
+        four times as many channels on the way in, or repeats channels to four times as many on the way out."""
+        wrong = []
+        for (first, stage), (_, after) in pairwise(enumerate(stages)):
+            into = side == "encoder"
+            joined = 4 * stage.width % after.width == 0
+            folded = not (into and self.down == "pixel_unshuffle") or after.width % 4 == 0
+            if stage.layers and not (joined and folded):
+                wrong.append(f"{side}: stages {first} and {first + 1} of {stage.width} and {after.width} channels")
+        return [f"{each} cannot be joined" for each in wrong]
 
     def to_json(self) -> dict[str, Any]:
         """As diffusers writes it."""

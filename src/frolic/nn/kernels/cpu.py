@@ -61,10 +61,15 @@ class Kernels:
 @functools.cache
 def kernels(dtype: torch.dtype) -> Kernels | None:
     """The functions for activations of ``dtype``, bfloat16 or float32; None where there is no compiler that knows this
-    processor."""
+    processor, or no place to keep what it makes."""
     found = compiler()
-    if found is None:
+    try:
+        return None if found is None else _compiled(found, dtype)
+    except OSError:  # the home cannot be written, or code in it cannot be run
         return None
+
+
+def _compiled(found: str, dtype: torch.dtype) -> Kernels | None:
     flags = (*_FLAGS, *_TYPES[dtype])
     version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
     inputs = (_SOURCE.read_text("utf-8"), *flags, version, platform.machine(), _processor())
