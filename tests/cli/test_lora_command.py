@@ -210,6 +210,15 @@ def test_what_is_passed_over_is_told(command: Command, tiny_folder: Path) -> Non
     assert ran.code == 0 and "1 tensors of more" in ran.err
 
 
+def test_a_strength_that_asks_for_what_the_model_has_not_is_said(draw: Command) -> None:
+    ran = draw("a cat", "-s", 1, "-o", "a.png", "--lora", "glow.safetensors:0.8,blocks=50-60")
+    assert ran.code == 0 and "glow does nothing from block 50 on: the last one is 1." in ran.err
+    ran = draw("a cat", "-s", 1, "-o", "b.png", "--lora", "glow.safetensors:0.8,target=low")
+    assert ran.code == 0 and "glow acts throughout: this model has no low-noise expert." in ran.err
+    assert draw("a cat", "-s", 1, "-o", "c.png", "--lora", "glow.safetensors:0.8").err == ""
+    assert pixels("b.png") == pixels("c.png") != pixels("a.png")
+
+
 def test_explore_draws_a_grid(draw: Command, command: Command, tiny_folder: Path) -> None:
     both, small = ("glow.safetensors", "dusk.safetensors"), ("--steps", 2, "-s", 5, "-m", tiny_folder)
     ran = command("lora", "explore", *both, "--prompt", "a cat", "--steps-grid", "3x2", "-o", "g.png", *small)

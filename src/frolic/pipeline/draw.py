@@ -203,7 +203,7 @@ class Pipeline(Finishing, Reading):
         blends = blends_of(request, self._loras.strengths)
         for blend in blends:
             self._load_loras(blend)
-        notes += self._loras.notes(blends)
+        notes += self._loras.notes(blends, blocks)
         request = replace(request, loras=blends)
         return self._draw(request, notes, latents, given, output, tokens)
 

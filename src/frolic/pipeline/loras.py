@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from frolic.errors import FrolicError, ModelNotFoundError, RequestError
 from frolic.lora.adapter import Loaded
-from frolic.lora.experts import HIGH
+from frolic.lora.experts import HIGH, LOW
 from frolic.lora.layer import Attached
 from frolic.request import Request
 from frolic.sampling.guidance import UNCOND
@@ -89,10 +89,18 @@ class Loras:
         """Sources as the names of records."""
         return tuple(tuple((self._of(source).name, each) for source, each in blend) for blend in blends)
 
-    def notes(self, blends: Sequence[Blend]) -> list[str]:
-        """A sentence for each adapter of the blends of which not all is used."""
+    def notes(self, blends: Sequence[Blend], blocks: int) -> list[str]:
+        """A sentence for each adapter of the blends of which not all is used, or whose strength asks for what a model
+        of so many ``blocks`` does not have."""
         used = {source: self._of(source) for blend in blends for source, _ in blend}
-        return [
+        idle = []
+        for source, strength in dict.fromkeys(each for blend in blends for each in blend):
+            if strength.blocks is not None and strength.blocks[0] >= blocks:
+                first = strength.blocks[0]
+                idle.append(f"{used[source].name} does nothing from block {first} on: the last one is {blocks - 1}.")
+            if not self._expert and strength.target in (HIGH, LOW):
+                idle.append(f"{used[source].name} acts throughout: this model has no {strength.target}-noise expert.")
+        return idle + [
             f"{len(each.adapter.left_out)} tensors of {each.name} are of no use here and were passed over: "
             f"{', '.join(each.adapter.left_out[:3])}{' ...' if len(each.adapter.left_out) > 3 else ''}"
             for each in used.values()
