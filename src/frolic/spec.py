@@ -24,7 +24,7 @@ class ComponentSpec:
     ``layouts`` are key maps of other namings that such a part is published in, by name (``original``). A file in one
     of them has no config: ``guess`` finds it from the names and shapes (``{name: shape}``) of the tensors.
     ``channels_last`` is the memory format that a part of convolutions is fastest in. ``fuse`` lets a part compute in
-    fewer, larger steps while it is trained in bfloat16 on the CPU, and says whether it could. ``precise`` says of one
+    fewer, larger steps while it is trained on the CPU, and says whether it could. ``precise`` says of one
     of our tensors, by name, that it stays float32 whatever the part's dtype is.
     """
 

@@ -40,19 +40,6 @@ class PixelSize:
 
 
 @dataclass(frozen=True)
-class LatentGeometry:
-    """Shape of one sample's latents: ``[channels, height, width]``."""
-
-    channels: int
-    height: int
-    width: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.height, self.width)
-
-
-@dataclass(frozen=True)
 class Conditioning:
     """Encoded text: ``embeds`` [B, S, E], ``mask`` [B, S] (True where a token is real)."""
 

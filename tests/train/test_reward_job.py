@@ -374,6 +374,21 @@ class Sees(Bright):
         return super().score(frames_BT3HW, prompts)
 
 
+@pytest.mark.parametrize("kind", ["base", "wan"])
+def test_a_run_in_bfloat16(tmp_path: Path, kind: str, prompts: Path, request: pytest.FixtureRequest) -> None:
+    """What a GPU computes in by default."""
+    model = request.getfixturevalue(kind)
+    more = ["trainer.precision=bf16", "trainer.steps=1", "job.check_every=1"]
+    if kind == "wan":
+        more += ["job.rewards=[lively]", "data.frames=5"]
+    else:
+        more += ["vars.reward=bright"]
+    wanted = recipe(tmp_path / "run", model, prompts, *more, name=f"starter/{'video-' * (kind == 'wan')}reward")
+    outcome = Trainer(wanted, JOBS.build(wanted)).run()
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert outcome.step == 1 and line["skipped"] == 0 and line["grad_norm"] > 0
+
+
 def test_rewards_compute_in_their_own_precision() -> None:
     reward = Sees()
     with torch.autocast("cpu", torch.bfloat16):
