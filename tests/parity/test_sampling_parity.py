@@ -54,8 +54,9 @@ def run_theirs(scheduler, x: Tensor, first: int = 0, after=lambda x, i: x) -> Te
     return x
 
 
-def run_ours(name: str, sigmas: Tensor, x: Tensor) -> Tensor:
-    *_, last = SAMPLERS[name].solve(flow(toy_velocity, SAMPLERS[name].schedule().timesteps), x, sigmas)
+def run_ours(name: str, sigmas: Tensor, x: Tensor, whole: int | None = None) -> Tensor:
+    denoise = flow(toy_velocity, SAMPLERS[name].schedule().timesteps)
+    *_, last = SAMPLERS[name].steps(denoise, x, sigmas, lambda number: x, whole)
     return last.x
 
 
@@ -100,7 +101,7 @@ def test_every_setting_of_the_scheduler_without_a_lower_final_order(
     assert (last.x - run_theirs(theirs, X)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_heun", "euler"])
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_3m_heun", "euler"])
 @pytest.mark.parametrize(("steps", "strength"), [(20, 0.6), (20, 0.33), (7, 0.5), (3, 0.1), (20, 1.0)])
 def test_image_to_image(name: str, steps: int, strength: float) -> None:
     scheduler = their_euler(steps, 3.0) if name == "euler" else their_dpm(steps, 3.0, **NAMED[name])
@@ -115,7 +116,7 @@ def test_image_to_image(name: str, steps: int, strength: float) -> None:
     args = (picture, timesteps[:1], X) if name == "euler" else (picture, X, timesteps[:1])
     start = add_noise(picture, X, sigmas[0])
     assert torch.allclose(start, noised(*args), atol=1e-6)
-    ours = run_ours(name, sigmas, start)
+    ours = run_ours(name, sigmas, start, steps)
     assert (ours - run_theirs(scheduler, noised(*args), steps - left)).abs().max() < 1e-5
 
 

@@ -291,6 +291,7 @@ class Pipeline(Finishing, Reading):
         sigmas = (
             schedule.sigmas(request.steps, self.defaults.shift) if not request.times else time_sigmas(request.times)
         )
+        whole = len(sigmas) - 1
         with torch.inference_mode():
             x = (self._noise(request, rows, drawn) if noise is None else noise).to(self.device, torch.float32)
             if tied.known is not None:
@@ -318,7 +319,8 @@ class Pipeline(Finishing, Reading):
                 )
 
             denoise = experts.denoiser(expert, self.defaults.boundary, schedule.timesteps)
-            steps = sampler.steps(denoise, x, sigmas, lambda step: self._noise(request, rows, drawn, step + 1).to(x))
+            later = lambda step: self._noise(request, rows, drawn, step + 1).to(x)  # noqa: E731
+            steps = sampler.steps(denoise, x, sigmas, later, whole)
         while True:
             with torch.inference_mode():
                 step = next(steps, None)

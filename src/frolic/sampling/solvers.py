@@ -42,12 +42,14 @@ def dpmpp(
     order: Literal[1, 2, 3] = 2,
     solver_type: Literal["midpoint", "heun"] = "midpoint",
     lower_order_final: bool = True,
+    whole: int | None = None,
 ) -> Iterator[Step]:
     """Multistep DPM-Solver++ (arXiv 2211.01095) over ``sigmas`` [steps + 1], which end in 0.
 
     The first steps have too little history for the full ``order``. The last has an infinite log-SNR step, so it is
     always first order, which is why diffusers' ``euler_at_final`` changes nothing here. With ``lower_order_final`` and
-    fewer than 15 steps the last but one is at most second order. ``solver_type`` is that of second-order steps.
+    fewer than 15 steps the last but one is at most second order; where ``sigmas`` are the end of a schedule, the steps
+    of the ``whole`` count. ``solver_type`` is that of second-order steps.
     """
     levels = sigmas.float().tolist()
     total = len(levels) - 1
@@ -59,7 +61,7 @@ def dpmpp(
         current = len(estimates)
         if i == total - 1:
             current = 1
-        elif i == total - 2 and lower_order_final and total < _FEW_STEPS:
+        elif i == total - 2 and lower_order_final and (whole or total) < _FEW_STEPS:
             current = min(current, 2)
         direction = _direction(estimates[:current], levels[: i + 2], solver_type)
         shrink = levels[i + 1] / levels[i]
@@ -180,9 +182,14 @@ class Sampler:
         1, with the noise itself; TrigFlow's first time may be any, and there the noise has deviation one."""
         return noise * per_sample(trig_scale(sigma), noise) if self.renoises else noise
 
-    def steps(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Callable[[int], Tensor]) -> Iterator[Step]:
-        """``solve``, with ``noise`` for those that ask for it."""
-        return self.solve(denoise, x, sigmas, noise) if self.renoises else self.solve(denoise, x, sigmas)
+    def steps(
+        self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Callable[[int], Tensor], whole: int | None = None
+    ) -> Iterator[Step]:
+        """``solve``, with ``noise`` for those that ask for it. ``whole``: of how many steps ``sigmas`` are the end."""
+        if self.renoises:
+            return self.solve(denoise, x, sigmas, noise)
+        solve = partial(self.solve, whole=whole) if self.grid == "dpmpp" else self.solve
+        return solve(denoise, x, sigmas)
 
 
 SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
