@@ -153,6 +153,33 @@ def test_experts_that_are_told_and_ones_that_were_stopped_go_the_same_way(
         told(tmp_path / "wrong", [*given, f"vars.text={other}"])
 
 
+def test_an_adapter_of_clips_is_told_beside_its_rewards(tmp_path: Path, parts: list[str]) -> None:
+    model = next(each.removeprefix("vars.autoencoder=") for each in parts if each.startswith("vars.autoencoder="))
+    # Its own text encoder, so that the states are the ones that it reads.
+    own = [each if not each.startswith("vars.text=") else f"vars.text={model}" for each in parts]
+    encoder = train(tmp_path / "encoder", own, "data.frames=5").export
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a blue bird spinning\na red bird falling\nan old bird growing\na bird rising\n")
+
+    def rewarded(name: str, *more: str) -> Any:
+        tiny = [
+            f"vars.model={model}", f"data.prompts={prompts}", "data.height=32", "data.width=32", "data.frames=5",
+            "data.held_out=2", "job.rank=2", "job.alpha=2", "job.steps=2", "job.check_steps=2", "job.check_every=2",
+            "job.sweep=[1.0]", "job.held_out=[contrast]", "job.floor=1000", "trainer.steps=2", "trainer.batch_size=2",
+            "trainer.precision=fp32", "trainer.device=cpu", "trainer.log_every=1", f"output.folder={tmp_path / name}",
+        ]  # fmt: skip
+        recipe = load_recipe("starter/video-reward", [*tiny, *more], "ci", jobs=JOBS)
+        return Trainer(recipe, JOBS.build(recipe)).run()
+
+    asked = f"job.agreement={{weights: {encoder}, others: 2, weight: 3}}"
+    outcome = rewarded("told", asked)
+    lines = [json.loads(line) for line in (tmp_path / "told" / "metrics.jsonl").read_text().splitlines()]
+    assert any("agreed" in line for line in lines)
+    assert not alike(outcome, rewarded("alone"), "transformer")
+    with pytest.raises(ConfigError, match="reads latents of 2 frames, and these have 3"):
+        rewarded("longer", asked, "data.frames=9")
+
+
 class Foresees(torch.nn.Module):
     """A network whose foreseen clean clip is ``own`` whatever it is given."""
 

@@ -28,7 +28,6 @@ from frolic.train.tasks.component import weights_mark
 from frolic.train.trainer import Trainer
 from small_pack import write_small_pack
 from tiny import write_tiny_folder
-from tiny_wan import write_tiny_wan
 
 JOBS = built_in()
 SHAPES = "shapes={256x256: 0, 320x192: 0, 192x320: 0, 32x32: 2, 48x32: 1}"
@@ -354,8 +353,6 @@ def test_an_adapter_is_told_beside_its_rewards(tmp_path: Path, base: Path, encod
     assert not alike(outcome, alone)
     with pytest.raises(ConfigError, match="train with method: gradient"):
         rewarded(tmp_path / "nft", base, told, "job.method=nft")
-    with pytest.raises(ConfigError, match=r"is of pictures, and .* makes clips"):
-        rewarded(tmp_path / "clips", write_tiny_wan(tmp_path / "wan", "t2v-two"), told)
 
 
 def test_the_gradient_of_an_agreement_is_added_to_that_of_the_rewards() -> None:

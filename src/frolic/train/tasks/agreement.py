@@ -5,7 +5,7 @@ V pictures or clips.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from frolic.data.cached import CaptionedLatents, TextSet
 from frolic.data.prompts import Prompts
 from frolic.data.told import ToldApart, ToldPrompts, embedded, mistakes
-from frolic.errors import CheckpointError
+from frolic.errors import CheckpointError, ConfigError
 from frolic.io import safetensors
 from frolic.io.files import read_json_object
 from frolic.models.dual.latent import LatentDualConfig, LatentDualEncoder
@@ -54,9 +54,9 @@ def agreement_on(
     ``device``.
 
     Raises:
-        As ``read_latent_dual``.
+        As ``read_latent_dual``; and ConfigError: it reads clips of another length.
     """
-    encoder = _reader(settings, made.marks)
+    encoder = _reader(settings, made.marks, made.source.buckets[0].latents.shape[1:])
     told = tell_apart(made, data, encode, tokens)
     return told, _agreement(encoder, settings, made.source.captions.texts, told.wrongs, told.meaning_of, device)
 
@@ -66,19 +66,27 @@ def agreement_on_prompts(
     settings: OpinionSettings,
     encode: Callable[[list[str]], TextSet],
     parts: Mapping[str, str],
+    shape: Sequence[int],
     device: torch.device,
 ) -> tuple[ToldPrompts, Agreement]:
     """As ``agreement_on``, of prompts alone, each of which means something else. ``parts`` are the marks of what the
-    latents and texts are of."""
-    encoder = _reader(settings, parts)
+    latents and texts are of, ``shape`` [C, (t,) h, w] is that of latents."""
+    encoder = _reader(settings, parts, shape)
     sentences, wrong_of = mistakes(source.prompts)
     prompts, wrongs = (encode(list(texts)) for texts in (source.prompts, sentences))
     meaning = torch.arange(len(source.prompts))
     return ToldPrompts(source, wrong_of), _agreement(encoder, settings, prompts, wrongs, meaning, device)
 
 
-def _reader(settings: OpinionSettings, parts: Mapping[str, str]) -> LatentDualEncoder:
-    return read_latent_dual(settings.folder, parts["autoencoder"], parts["text encoder"])
+def _reader(settings: OpinionSettings, parts: Mapping[str, str], shape: Sequence[int]) -> LatentDualEncoder:
+    encoder = read_latent_dual(settings.folder, parts["autoencoder"], parts["text encoder"])
+    frames = shape[1] if len(shape) == 4 else 1
+    if encoder.config.frames != frames:
+        raise ConfigError(
+            f"job.agreement: {settings.folder} reads latents of {encoder.config.frames} frames, and these have "
+            f"{frames}; train one for these."
+        )
+    return encoder
 
 
 @torch.no_grad()

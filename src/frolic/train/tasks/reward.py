@@ -71,12 +71,11 @@ def build(recipe: Recipe) -> Job:
     source: Source = known
     agreement = None
     if settings.agreement is not None:
-        if pipeline.makes_clips:
-            raise ConfigError(f"job.agreement is of pictures, and {model.base} makes clips; leave it out.")
         parts = part_marks(plan.path, plan.path)
         source, agreement = agreement_on_prompts(
-            known, settings.agreement, lambda texts: TextSet(**encode_texts(pipeline, texts)), parts, device
-        )
+            known, settings.agreement, lambda texts: TextSet(**encode_texts(pipeline, texts)), parts, painter.shape,
+            device,
+        )  # fmt: skip
     check_sigmas = painter.schedule.sigmas(settings.check_steps or pipeline.defaults.steps, pipeline.defaults.shift)
     half = in_bfloat16(recipe.trainer.precision, device)
 

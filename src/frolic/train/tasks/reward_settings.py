@@ -40,7 +40,7 @@ class Settings(Section):
     """``rewards``: what is trained for, each as ``NAME[=WEIGHTS][:WEIGHT]``; ``held_out`` what is only watched, as
     ``NAME[=WEIGHTS]``. ``method``: ``gradient`` (``frolic.train.objectives.reward``) or ``nft``, for rewards without
     gradients (``frolic.train.objectives.nft``), each with a section of its own settings. With the gradient,
-    ``agreement`` says beside the rewards what pictures show. ``steps``, ``sampler``, ``guidance_scale`` and
+    ``agreement`` says beside the rewards what pictures or clips show. ``steps``, ``sampler``, ``guidance_scale`` and
     ``guidance_scale_2`` of the rollout are the model's own where they are not set. ``train``: of two experts, which.
     ``anchor`` keeps the model near what it was. ``check_every`` updates the held-out prompts are drawn, with
     ``check_steps`` steps (the model's own if not set), and the run ends when a held-out reward lies ``floor``
