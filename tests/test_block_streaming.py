@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import frolic
-from frolic.accel.stream import BlockStream, block_number, blocks_of, in_memory
+from frolic.accel.stream import BlockStream, block_number, blocks_of, in_memory, pinned_bytes
 from frolic.adapters import target, write
 from frolic.errors import CheckpointError
 from frolic.io.safetensors import load as load_tensors
@@ -136,6 +137,52 @@ def test_two_blocks_are_in_memory_at_most(monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert [brought[at] for at in range(10)] == 2 * list(range(5)), "each once a pass, in order"
     assert held(module) == set()
+
+
+def test_on_a_gpu_nothing_is_fetched_before_the_last_but_one_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU works behind what enqueues its work: weights that are forgotten are still there until they were read."""
+    module, log, left = Toy(), [], []
+
+    class Event:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def synchronize(self) -> None:
+            log.append(self.name)
+
+    class Queue:
+        def wait_event(self, event: Event) -> None:
+            pass
+
+        def record_event(self) -> Event:
+            left.append(len(left))
+            return Event(f"done {left[-1]}")
+
+    fetch = in_memory(module, CPU)
+
+    def noted(index: int) -> Mapping[str, Tensor]:
+        log.append(f"fetch {index}")
+        return fetch(index)
+
+    stream = BlockStream(module, noted, CPU)
+    stream._copies = type("Copies", (), {"record_event": lambda self: Event("copied")})()  # type: ignore[assignment]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Queue())
+    monkeypatch.setattr(torch.cuda, "stream", lambda copies: nullcontext())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, queue: None)
+    with torch.no_grad():
+        module(torch.randn(3, 8))
+    stream.release()
+    wanted = ["fetch 0", "fetch 1"]
+    for index in range(2, 5):
+        wanted += [f"done {index - 2}", f"fetch {index}"]
+    assert log[: len(wanted)] == wanted
+
+
+def test_what_is_pinned_is_rounded_up() -> None:
+    module = nn.Module()
+    module.blocks = nn.ModuleList(nn.Linear(10, 10, bias=False) for _ in range(2))
+    module.out = nn.Linear(3, 3, bias=False)
+    assert pinned_bytes(module) == 2 * 512 + 36, "400 bytes each, and what is outside of blocks as it is"
 
 
 def test_a_block_out_of_turn_is_brought_all_the_same() -> None:

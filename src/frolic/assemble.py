@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from frolic.accel.stream import BlockStream, block_number, blocks_of
+from frolic.accel.stream import BlockStream, block_number, blocks_of, pinned_bytes
 from frolic.errors import CheckpointError, ResourceError, is_out_of_memory
 from frolic.io.problems import Problems
 from frolic.io.safetensors import Entry, compare, read_tensors
@@ -95,7 +95,8 @@ def hold(plan: BuildPlan) -> dict[str, Held]:
         read_into(plan, modules)
         return {name: Resident(module) for name, module in modules.items()}
     streamed = {name for name, module in modules.items() if mode == "blocks" and blocks_of(module) is not None}
-    if plan.device.type != "cpu" and plan.fits(torch.device("cpu")):
+    rounded = sum(pinned_bytes(modules[name]) - plan.parts[name].bytes for name in streamed)
+    if plan.device.type != "cpu" and plan.fits(torch.device("cpu"), max(0, rounded)):
         read_into(replace(plan, device=torch.device("cpu")), modules)
         return {
             name: (Streamed if name in streamed else Offloaded)(module, plan.device) for name, module in modules.items()

@@ -153,7 +153,9 @@ def test_experts_that_are_told_and_ones_that_were_stopped_go_the_same_way(
         told(tmp_path / "wrong", [*given, f"vars.text={other}"])
 
 
-def test_an_adapter_of_clips_is_told_beside_its_rewards(tmp_path: Path, parts: list[str]) -> None:
+def test_an_adapter_of_clips_is_told_beside_its_rewards(
+    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = next(each.removeprefix("vars.autoencoder=") for each in parts if each.startswith("vars.autoencoder="))
     # Its own text encoder, so that the states are the ones that it reads.
     own = [each if not each.startswith("vars.text=") else f"vars.text={model}" for each in parts]
@@ -172,7 +174,11 @@ def test_an_adapter_of_clips_is_told_beside_its_rewards(tmp_path: Path, parts: l
         return Trainer(recipe, JOBS.build(recipe)).run()
 
     asked = f"job.agreement={{weights: {encoder}, others: 2, weight: 3}}"
-    outcome = rewarded("told", asked)
+    spared: list[str] = []
+    with monkeypatch.context() as watched:
+        watched.setattr("frolic.pipeline.Pipeline.spare", lambda self, *names: spared.extend(names))
+        outcome = rewarded("told", asked)
+    assert "text_encoder" in spared, "it reads the mistaken prompts, and goes again"
     lines = [json.loads(line) for line in (tmp_path / "told" / "metrics.jsonl").read_text().splitlines()]
     assert any("agreed" in line for line in lines)
     assert not alike(outcome, rewarded("alone"), "transformer")

@@ -42,7 +42,7 @@ class _Here:
 class BlockStream:
     """Brings the weights of each of ``module``'s blocks when it is called (or visited, ``nn.visit``) and forgets them
     afterwards. The next block's come meanwhile, on a thread and, on a GPU, a stream of their own: two blocks are in
-    memory at most.
+    memory at most, so none is fetched before what the last but one was read for is done.
 
     Meanwhile the parameters keep shape and dtype, and no memory. One call at a time: for drawing, not for gradients.
     """
@@ -59,6 +59,7 @@ class BlockStream:
         self._pool = ThreadPoolExecutor(1, "frolic-blocks")
         weakref.finalize(module, self._pool.shutdown, wait=False, cancel_futures=True)
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._done: torch.cuda.Event | None = None  # what the block that was left last was read for
         for index, block in enumerate(self._blocks):
             self._empty(index)
             block.register_forward_pre_hook(lambda *_, index=index: self._enter(index))
@@ -96,7 +97,7 @@ class BlockStream:
                 slot.data = found.tensors[name]
             following = (index + 1) % len(self._blocks)
             if following != index:
-                self._coming[following] = self._pool.submit(self._bring, following)
+                self._coming[following] = self._pool.submit(self._bring, following, self._done)
         self._inside[index] += 1
 
     def _leave(self, index: int) -> None:
@@ -104,12 +105,17 @@ class BlockStream:
         self._inside[index] = max(0, self._inside[index] - 1)
         if self._inside[index] == 0:
             self._empty(index)
+            if self._copies is not None:
+                self._done = torch.cuda.current_stream(self._device).record_event()
 
     def _empty(self, index: int) -> None:
         for slot in self._slots[index].values():
             slot.data = _nothing(slot)
 
-    def _bring(self, index: int) -> _Here:
+    def _bring(self, index: int, after: torch.cuda.Event | None = None) -> _Here:
+        if after is not None:
+            # Who enqueues work runs far ahead of it: without this all blocks would be there before the first is read.
+            after.synchronize()
         with torch.inference_mode(False), torch.no_grad():
             if self._copies is None:
                 return _Here(self._fetch(index))
@@ -127,6 +133,16 @@ def _nothing(like: Tensor) -> Tensor:
     """Shaped as ``like``, of its dtype, and without memory of its own."""
     with torch.inference_mode(False):
         return torch.zeros((), dtype=like.dtype, device=like.device).expand(like.shape)
+
+
+def pinned_bytes(module: nn.Module) -> int:
+    """What ``in_memory`` takes of the CPU's memory for a GPU: PyTorch rounds pinned tensors up to powers of two."""
+    found = blocks_of(module)
+    blocks = () if found is None else found[1]
+    within = [each for block in blocks for each in _slots(block).values()]
+    inside = {id(each) for each in within}
+    rest = sum(each.nbytes for each in _slots(module).values() if id(each) not in inside)
+    return rest + sum(1 << max(0, each.nbytes - 1).bit_length() for each in within)
 
 
 def in_memory(module: nn.Module, device: torch.device) -> Fetch:

@@ -331,11 +331,12 @@ class Trial:
         rewards = [*self.combined.rewards, *self.floor_rewards]
         if short := [each.name for each in rewards if each.least_frames > frames.shape[1]]:
             raise RequestError(f"{', '.join(short)} needs more than {frames.shape[1]} frames; give more with --frames.")
+        there = (frame[None].to(self.pipeline.device) for frame in frames)  # where the rewards are
         with torch.inference_mode():
             # One after the other: a reward's own network is often larger than what draws.
             rows = [
-                torch.stack([finite(each.name, each.score(x[None], [text])).float().cpu()[0] for each in rewards])
-                for x, text in zip(frames, prompts * len(blends), strict=True)
+                torch.stack([finite(each.name, each.score(x, [text])).float().cpu()[0] for each in rewards])
+                for x, text in zip(there, prompts * len(blends), strict=True)
             ]
         return list(torch.stack(rows, dim=1).split(len(prompts), dim=1))
 

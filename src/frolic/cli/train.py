@@ -108,7 +108,6 @@ def run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> Outcom
     keep_freed_memory()
     if recipe.trainer.threads:
         torch.set_num_threads(recipe.trainer.threads)
-    torch.set_float32_matmul_precision("high")
     progress = choose(sys.stdout if as_json else sys.stderr, as_json)
     torch.manual_seed(recipe.trainer.seed)
     with heard(progress):

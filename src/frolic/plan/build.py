@@ -115,9 +115,9 @@ class BuildPlan:
             return "full"
         return "low" if self._most_at_once() <= _MOST_OF_MEMORY * free_bytes(self.device) else "blocks"
 
-    def fits(self, device: torch.device) -> bool:
-        """Whether all parts together leave room to compute on ``device``."""
-        return self.weight_bytes() <= _MOST_OF_MEMORY * free_bytes(device)
+    def fits(self, device: torch.device, more: int = 0) -> bool:
+        """Whether all parts together, and ``more`` bytes, leave room to compute on ``device``."""
+        return self.weight_bytes() + more <= _MOST_OF_MEMORY * free_bytes(device)
 
     def _most_at_once(self) -> int:
         """The largest part; a ControlNet works beside the transformer."""

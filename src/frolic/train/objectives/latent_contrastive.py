@@ -31,8 +31,8 @@ class LatentContrastive:
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """``batch``: as ``frolic.data.told.ToldApart`` gives it."""
         x = batch["latents"]
-        level = per_sample(torch.rand(len(x), generator=generator), x)
-        x = x + (torch.randn(x.shape, generator=generator) * level * self.noise).to(x)
+        level = self.noise * per_sample(torch.rand(len(x), generator=generator), x)
+        x = x + level * torch.randn(x.shape, generator=generator).to(x)
         pictures, texts = self.encoder.image(x), self.encoder.text(batch["text"], batch["mask"])
         states, mask = self.mistaken.rows(batch["wrong"].clamp_min(0).cpu(), self.encoder.config.tokens)
         wrong = self.encoder.text(states.to(batch["text"]), mask.to(x.device))

@@ -76,6 +76,7 @@ def build(recipe: Recipe) -> Job:
             known, settings.agreement, lambda texts: TextSet(**encode_texts(pipeline, texts)), parts, painter.shape,
             device,
         )  # fmt: skip
+        pipeline.spare("text_encoder")  # it came back for the mistaken prompts
     check_sigmas = painter.schedule.sigmas(settings.check_steps or pipeline.defaults.steps, pipeline.defaults.shift)
     half = in_bfloat16(recipe.trainer.precision, device)
 
