@@ -38,12 +38,14 @@ def test_unipc_is_diffusers(steps: int, shift: float) -> None:
 
 @pytest.mark.parametrize("name", ["unipc", "dpmpp_2m", "euler"])
 def test_the_authors_levels_begin_at_pure_noise(name: str) -> None:
-    """Where logarithms are infinite, and steps have to be finite all the same."""
+    """Where logarithms are infinite, and steps have to be finite all the same. (Those of UniPC begin just below, and it
+    has to do with the others' too.)"""
     sampler = SAMPLERS[name]
-    schedule = sampler.schedule("wan")
-    sigmas = schedule.sigmas(6, 5.0)
+    own, pure = sampler.schedule("wan"), SAMPLERS["dpmpp_2m"].schedule("wan")
+    assert own.sigmas(6, 5.0)[0] == (pytest.approx(0.9998, abs=1e-5) if name == "unipc" else 1.0)
+    sigmas = pure.sigmas(6, 5.0)
     assert sigmas[0] == 1.0 and sigmas[-1] == 0.0
-    *_, last = sampler.solve(flow(velocity, schedule.timesteps), torch.randn(1, 2, 3, 3), sigmas)
+    *_, last = sampler.solve(flow(velocity, pure.timesteps), torch.randn(1, 2, 3, 3), sigmas)
     assert bool(last.x.isfinite().all())
 
 

@@ -98,6 +98,7 @@ def test_mistakes(recipe: str) -> None:
 def test_built_in_kinds_are_files_with_a_job() -> None:
     registry = jobs.built_in()
     known = {
+        "clip-contrastive",
         "contrastive",
         "control",
         "distillation",
