@@ -15,13 +15,13 @@ from pydantic import Field
 from torch import Tensor
 
 from frolic.config import Positive
-from frolic.data.cached import Bucket, CaptionedLatents, Captions
+from frolic.data.cached import Bucket, CaptionedLatents
 from frolic.data.motion import MIX, Clip, Loops, clips, meaning, render_clip
 from frolic.data.scenes import Cast
 from frolic.errors import ConfigError
 from frolic.train.tasks.cache import cached, encoded
 from frolic.train.tasks.component import Share, known_kinds, open_loops, open_pack, pack_mark
-from frolic.train.tasks.scenes import Composed, Encode, sentence_set
+from frolic.train.tasks.scenes import Composed, Encode, captioned
 
 _AT_ONCE = 16  # clips rendered and encoded together
 
@@ -103,9 +103,8 @@ def clip_latents(
     key = [marks["autoencoder"], marks["training set"], repr(shown), repr((data.side, data.frames))]
     latents = cached(data.kept(), key, make, f"{len(shown)} clips")["latents"]
     captions = [clip.captions for clip in shown]
-    sentences = list(dict.fromkeys(text for each in captions for text in each))
-    words = sentence_set(data, sentences, encode, marks["text encoder"], tokens)
-    source = CaptionedLatents([Bucket(latents, 0, 1.0)], Captions.of(captions, sentences, words, tokens), 1.0)
+    buckets = [Bucket(latents, 0, 1.0)]
+    source, sentences = captioned(data, buckets, 1.0, captions, encode, marks["text encoder"], tokens)
     return ClipLatents(source, shown, cast, sprites, films, loops, sentences, marks)
 
 

@@ -134,11 +134,26 @@ def scene_latents(
         buckets.append(Bucket(latents, first, sizes[size]))
         first += len(latents)
     every = [scene for shown in drawn.values() for scene in shown]
+    scale = vae.config.scaling_factor
     captions = [scene.captions for scene in every]
-    sentences = list(dict.fromkeys(text for each in captions for text in each))
-    words = sentence_set(data, sentences, encode, marks["text encoder"], tokens)
-    source = CaptionedLatents(buckets, Captions.of(captions, sentences, words, tokens), vae.config.scaling_factor)
+    source, sentences = captioned(data, buckets, scale, captions, encode, marks["text encoder"], tokens)
     return SceneLatents(source, every, concepts, sprites, sentences, marks)
+
+
+def captioned(
+    data: Composed,
+    buckets: Sequence[Bucket],
+    scale: float,
+    captions: Sequence[Sequence[str]],
+    encode: Encode,
+    mark: str,
+    tokens: int,
+) -> tuple[CaptionedLatents, list[str]]:
+    """The latents in ``buckets``, to be multiplied by ``scale``, with the ``captions`` of each; and all of these, each
+    once. ``mark`` is that of the text encoder."""
+    sentences = list(dict.fromkeys(text for each in captions for text in each))
+    words = sentence_set(data, sentences, encode, mark, tokens)
+    return CaptionedLatents(buckets, Captions.of(captions, sentences, words, tokens), scale), sentences
 
 
 def sentence_set(data: Composed, sentences: Sequence[str], encode: Encode, mark: str, tokens: int) -> TextSet:
