@@ -30,20 +30,20 @@ def test_moves_do_what_they_are_called(seed: int) -> None:
     for kind, sign, axis in (("left", -1, "x"), ("right", 1, "x"), ("up", -1, "y"), ("down", 1, "y"), ("fall", 1, "y")):
         path = [getattr(pose, axis) for pose in tracks(kind, seed)]
         steps = [b - a for a, b in pairwise(path)]
-        assert all(sign * step > 0 for step in steps) and abs(path[-1] - path[0]) > 0.35
+        assert all(sign * step > 0 for step in steps) and abs(path[-1] - path[0]) > 0.29
         # A fall gets faster; the others keep their speed.
         assert (abs(steps[-1]) > 5 * abs(steps[0])) == (kind == "fall")
     hop = [pose.y for pose in tracks("bounce", seed)]
     lows = [n for n in range(1, T - 1) if hop[n] < min(hop[n - 1], hop[n + 1])]
-    assert len(lows) == 2 and max(hop) - min(hop) > 0.3 and abs(hop[0] - hop[-1]) < 1e-6
+    assert len(lows) == 2 and max(hop) - min(hop) > 0.25 and abs(hop[0] - hop[-1]) < 1e-6
     spin = [pose.angle for pose in tracks("spin", seed)]
     assert abs(abs(spin[-1] - spin[0]) - 2 * math.pi) < 1e-6
     sides = {kind: [pose.side for pose in tracks(kind, seed)] for kind in ("grow", "shrink", "still")}
-    assert sides["grow"] == sorted(sides["grow"]) and sides["grow"][-1] > 1.9 * sides["grow"][0]
-    assert sides["shrink"] == sorted(sides["shrink"], reverse=True) and sides["shrink"][0] > 1.9 * sides["shrink"][-1]
+    assert sides["grow"] == sorted(sides["grow"]) and sides["grow"][-1] > 1.85 * sides["grow"][0]
+    assert sides["shrink"] == sorted(sides["shrink"], reverse=True) and sides["shrink"][0] > 1.85 * sides["shrink"][-1]
     assert len(set(tracks("still", seed))) == 1
     ring = tracks("orbit", seed)
-    assert math.dist((ring[0].x, ring[0].y), (ring[8].x, ring[8].y)) > 0.39, "half way it is on the other side"
+    assert math.dist((ring[0].x, ring[0].y), (ring[8].x, ring[8].y)) > 0.33, "half way it is on the other side"
     assert math.dist((ring[0].x, ring[0].y), (ring[-1].x, ring[-1].y)) < 1e-6
 
 
@@ -84,6 +84,19 @@ def test_captions_name_the_thing_and_what_it_does() -> None:
                 assert any(f"{other} {way} a {middle}" in caption for way in moves.AROUND)
         if one.ground != "white":
             assert any(word in one.captions[0] for word in (one.ground, "night", "sky", "grass", "sea", "room"))
+
+
+def test_the_way_around_that_is_not_said_is_clockwise() -> None:
+    """Nothing else is left open of a turn, which a model would learn the mean of."""
+    seen = set()
+    for seed in range(200):
+        rng = Random(seed)
+        chosen = move(rng.choice(("spin", "orbit")), rng)
+        text = moves.said(chosen, rng)
+        assert ("counterclockwise" in text) == (chosen.way < 0)
+        assert chosen.kind == "spin" or (chosen.at(0).x == 0.5 and chosen.at(0).y < 0.5)
+        seen.add((chosen.kind, chosen.way))
+    assert len(seen) == 4
 
 
 def square(side: int = 32) -> Tensor:

@@ -75,9 +75,9 @@ class Scene:
 
 class Cast:
     """Who may play in scenes, drawn by weight. Concepts with the same noun are one: the everyday one, or the first.
-    None is called by a word that is kept for evaluation."""
+    None is called by a word that is kept for evaluation. ``placed``: how much more often everyday ones are placed."""
 
-    def __init__(self, concepts: Sequence[Concept]) -> None:
+    def __init__(self, concepts: Sequence[Concept], placed: float = EVERYDAY_PLACED) -> None:
         self.concepts = concepts
         by_noun: dict[str, int] = {}
         for index in sorted(range(len(concepts)), key=lambda i: not concepts[i].everyday):
@@ -87,9 +87,9 @@ class Cast:
         placeable = sorted(by_noun.values())
         self._groups = {
             "all": self._weighted(range(len(concepts))),
-            "placeable": self._weighted(placeable, EVERYDAY_PLACED),
+            "placeable": self._weighted(placeable, placed),
             "countable": self._weighted(
-                [i for i in placeable if concepts[i].plural and not uses_unseen(concepts[i].plural)], EVERYDAY_PLACED
+                [i for i in placeable if concepts[i].plural and not uses_unseen(concepts[i].plural)], placed
             ),
             "styled": self._weighted([i for i, concept in enumerate(concepts) if concept.styles]),
             "colourable": self._weighted([i for i in placeable if concepts[i].colour]),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from frolic.config import Positive
 from frolic.data.cached import Bucket, CaptionedLatents
-from frolic.data.motion import MIX, Clip, Loops, clips, meaning, render_clip
+from frolic.data.motion import EVERYDAY_MOVES, MIX, Clip, Loops, clips, meaning, render_clip
 from frolic.data.scenes import Cast
 from frolic.errors import ConfigError
 from frolic.train.tasks.cache import cached, encoded
@@ -94,7 +94,7 @@ def clip_latents(
     sprites, concepts = open_pack(data.pack)
     loops, films = open_loops(data.animated)
     marks = {**parts, "training set": pack_mark(sprites, concepts)}
-    cast = Cast(concepts)
+    cast = Cast(concepts, EVERYDAY_MOVES)
     shown = clips(cast, data.clips, data.seed, data.mix, loops=loops)
 
     def make() -> dict[str, Tensor]:
