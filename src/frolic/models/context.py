@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+Read: TypeAlias = tuple[tuple[Tensor, ...], Tensor]
+"""What one block reads of the texts of some samples: its ``kv``, and their ``mask``."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,11 @@ class TextContext:
         """How many samples."""
         return len(self.mask) + (0 if self.after is None else len(self.after))
 
+    def of(self, block: int) -> tuple[Read, ...]:
+        """What ``block`` reads: of all samples, or, where their texts differ in length, of each length's."""
+        own = (self.kv[block], self.mask)
+        return (own,) if self.after is None else (own, *self.after.of(block))
+
     @staticmethod
     def joined(parts: Sequence[TextContext]) -> TextContext:
         """The samples of all ``parts``, one part after the other."""
@@ -43,3 +52,8 @@ class TextContext:
         """The samples that ``index`` [B'] names, in its order (repeats allowed)."""
         assert self.after is None, "texts of several lengths are selected before they are joined"
         return TextContext(tuple(tuple(tensor[index] for tensor in block) for block in self.kv), self.mask[index])
+
+
+def samples_of(x: Tensor, reads: Sequence[Read]) -> tuple[Tensor, ...]:
+    """The samples of ``x`` [B, ...] that each of ``reads`` is for."""
+    return (x,) if len(reads) == 1 else x.split([len(mask) for _, mask in reads])

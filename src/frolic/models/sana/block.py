@@ -7,13 +7,14 @@ N heads, K head width, F feed-forward width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frolic.models.context import TextContext
+from frolic.models.context import Read, TextContext, samples_of
 from frolic.models.sana.config import SanaConfig
 from frolic.nn.attention import softmax_attention
 from frolic.nn.linear_attention import relu_linear_attention
@@ -173,16 +174,26 @@ class SanaBlock(nn.Module):
         self.mlp = GLUMBConv(config)
 
     def forward(self, state: SanaState) -> SanaState:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + state.modulation).chunk(6, dim=1)
-        x = state.x
-        rows = state.perturbed_rows(self.index)
-        x = torch.addcmul(x, gate1, self.attn(modulated_layer_norm(x, shift1, scale1, self.eps), rows))
-        x = self._read(x, state.context)
-        x = torch.addcmul(x, gate2, self.mlp(modulated_layer_norm(x, shift2, scale2, self.eps), state.grid))
-        return replace(state, x=x)
+        reads, rows = state.context.of(self.index), state.perturbed_rows(self.index)
+        return replace(state, x=self.change(state.x, state.modulation, reads, state.grid, rows))
 
-    def _read(self, x: Tensor, context: TextContext) -> Tensor:
-        if context.after is None:
-            return x + self.cross(x, context.kv[self.index], context.mask)
-        here, there = x.split([len(context.mask), len(context.after)])
-        return torch.cat([self._read(here, replace(context, after=None)), self._read(there, context.after)])
+    def compile(self, *args: Any, **options: Any) -> None:
+        """As ``nn.Module.compile``, of what no block's number is part of: one compilation serves all blocks, of which
+        torch would otherwise compile the first eight only."""
+        self.change = torch.compile(self.change, *args, **options)  # type: ignore[method-assign]
+
+    def change(
+        self,
+        x_BLD: Tensor,
+        modulation_B6D: Tensor,
+        reads: tuple[Read, ...],
+        grid: tuple[int, int],
+        perturbed_rows: int,
+    ) -> Tensor:
+        """``[B, L, D] -> [B, L, D]``."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + modulation_B6D).chunk(6, dim=1)
+        x = x_BLD
+        x = torch.addcmul(x, gate1, self.attn(modulated_layer_norm(x, shift1, scale1, self.eps), perturbed_rows))
+        read = [self.cross(part, *one) for part, one in zip(samples_of(x, reads), reads, strict=True)]
+        x = x + (read[0] if len(read) == 1 else torch.cat(read))
+        return torch.addcmul(x, gate2, self.mlp(modulated_layer_norm(x, shift2, scale2, self.eps), grid))

@@ -6,12 +6,13 @@ B batch, T latent frames, L tokens of a clip, S text tokens, D width, N heads, K
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frolic.models.context import TextContext
+from frolic.models.context import Read, TextContext, samples_of
 from frolic.models.wan.config import WanConfig
 from frolic.nn.attention import softmax_attention
 from frolic.nn.norm import RMSNorm
@@ -133,19 +134,25 @@ class WanBlock(nn.Module):
         self.mlp = FeedForward(config)
 
     def forward(self, state: WanState) -> WanState:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table.float() + state.modulation).unbind(2)
-        x = state.x
-        attended = self.attn(modulated(x, shift1, scale1, self.eps), state.turn, state.perturbed_rows(self.index))
-        x = gated(x, gate1, attended)
-        x = self._read(x, state.context)
-        x = gated(x, gate2, self.mlp(modulated(x, shift2, scale2, self.eps)))
-        return replace(state, x=x)
+        reads, rows = state.context.of(self.index), state.perturbed_rows(self.index)
+        return replace(state, x=self.change(state.x, state.modulation, reads, state.turn, rows))
 
-    def _read(self, x: Tensor, context: TextContext) -> Tensor:
-        if context.after is not None:
-            here, there = x.split([len(context.mask), len(context.after)])
-            return torch.cat([self._read(here, replace(context, after=None)), self._read(there, context.after)])
-        return x + self.cross(self._normed(x), context.kv[self.index], context.mask)
+    def compile(self, *args: Any, **options: Any) -> None:
+        """As ``nn.Module.compile``, of what no block's number is part of: one compilation serves all blocks, of which
+        torch would otherwise compile the first eight only."""
+        self.change = torch.compile(self.change, *args, **options)  # type: ignore[method-assign]
+
+    def change(
+        self, x_BLD: Tensor, modulation_BT6D: Tensor, reads: tuple[Read, ...], turn_LK2: Tensor, perturbed_rows: int
+    ) -> Tensor:
+        """``[B, L, D] -> [B, L, D]``."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table.float() + modulation_BT6D).unbind(2)
+        x = x_BLD
+        x = gated(x, gate1, self.attn(modulated(x, shift1, scale1, self.eps), turn_LK2, perturbed_rows))
+        parts = samples_of(x, reads)
+        read = [self.cross(self._normed(part), *one) for part, one in zip(parts, reads, strict=True)]
+        x = x + (read[0] if len(read) == 1 else torch.cat(read))
+        return gated(x, gate2, self.mlp(modulated(x, shift2, scale2, self.eps)))
 
     def _normed(self, x: Tensor) -> Tensor:
         norm = self.norm_cross
