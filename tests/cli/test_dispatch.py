@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import typer.main
 
 import frolic
 from frolic.cli import main as entry
@@ -35,9 +36,29 @@ def test_what_is_not_a_command_is_a_request(given: list[str], means: list[str]) 
     assert dispatch(given) == means
 
 
-def test_a_mistyped_command_is_not_drawn() -> None:
-    with pytest.raises(RequestError, match="did you mean 'doctor'"):
-        dispatch(["doctr"])
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["doctr"], "doctor"),
+        (["traim", "starter/image", "trainer.steps=3"], "train"),
+        (["modles", "list", "--json"], "models"),
+        (["--json", "evl", "starter"], "eval"),
+    ],
+)
+def test_a_mistyped_command_is_not_drawn(given: list[str], meant: str) -> None:
+    with pytest.raises(RequestError, match=f"did you mean '{meant}'"):
+        dispatch(given)
+
+
+def test_words_like_commands_are_drawn_where_no_command_follows() -> None:
+    for given in (["traim", "in the night"], ["modles", "-o", "a.png"], ["evl", "eye"]):
+        assert dispatch(given) == ["generate", *given]
+
+
+def test_the_groups_are_what_their_commands_say() -> None:
+    for name, second in entry.GROUPS.items():
+        group: Any = typer.main.get_command(entry._application(name))
+        assert sorted(group.commands[name].commands) == second.split()
 
 
 def test_version_and_help(command: Command) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,18 @@ def test_prompts_come_from_a_file_or_standard_input(draw: Command, monkeypatch: 
     ]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"two dogs")))
     assert draw("--prompt-file", "-", "-s", 1).out == "frolic-two-dogs-1.png  seed 1\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_prompts_come_from_a_pipe_and_from_no_device(draw: Command) -> None:
+    """A shell's <(...) is a pipe."""
+    os.mkfifo("prompts")
+    writer = threading.Thread(target=lambda: Path("prompts").write_text("two dogs\n"))
+    writer.start()
+    assert draw("--prompt-file", "prompts", "-s", 1).out == "frolic-two-dogs-1.png  seed 1\n"
+    writer.join()
+    refused = draw("--prompt-file", os.devnull)
+    assert refused.code == 3 and f"{os.devnull} is no regular file" in refused.err
 
 
 def test_json_lines_tell_the_whole_story(draw: Command) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from frolic.sampling.influence import influence
 from frolic.sampling.prediction import flow
 from frolic.sampling.schedules import SCHEDULES
 from frolic.sampling.solvers import SAMPLERS, Sampler
+from frolic.train.objectives.nft import NFT, NFTSettings
 from frolic.train.objectives.reward import Goal, RewardGradient
 from frolic.train.objectives.steps import StepChoice, StepSettings
 from frolic.types import Denoise
@@ -218,6 +219,36 @@ def test_srpos_estimate_is_that_of_one_graph(chosen: list[int]) -> None:
     s, after, true = painter.sigmas[3], painter.sigmas[4], noise - last.x
     x = (1 - s) * last.x + s * noise - (s - after) * true
     torch.testing.assert_close((x - after * noise) / (1 - after), last.x)
+
+
+@pytest.mark.parametrize("objective", ["renoised", "nft"])
+def test_the_model_is_asked_at_the_timesteps_of_the_rollout(objective: str) -> None:
+    """In float32, level 3 of 10 of this schedule is timestep 875, the high-noise expert's; in the rollout it is 874."""
+    schedule, asked = SCHEDULES["wan"]["dpmpp"], []
+    painter: Any = ToyPainter([ToyNet(0)], "euler", 8)
+    painter.sigmas = schedule.sigmas(10, 3.0)
+    timesteps = schedule.timesteps(painter.sigmas[:-1])
+    assert float(schedule.timesteps(painter.sigmas[3].float())) != float(timesteps[3])
+
+    def denoiser(text: Tensor, mask: Tensor) -> Denoise:
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            asked.append(float(schedule.timesteps(sigma)))
+            return 0.9 * x
+
+        return denoise
+
+    painter.denoiser, painter.reading = denoiser, lambda factors: nullcontext()
+    noise, text = torch.randn(2, *SHAPE), torch.zeros(2, 1, 3)
+    mask, generator = torch.ones(2, 1), torch.Generator().manual_seed(0)
+    if objective == "nft":
+        nft = NFT({}, painter, [], ["", ""], NFTSettings(), steps=[3])
+        nft._at(noise, text, mask, torch.full((2,), 0.5), generator)
+    else:
+        batch = {"prompt": torch.tensor([0, 1]), "text": text, "mask": mask}
+        choice = StepChoice.of(StepSettings(choose="list", steps=[3]), [range(10)])
+        goal = Goal(Curved(), 1.0, 1.0)
+        RewardGradient({}, painter, [goal], choice, ["", ""], SHAPE).again(noise, batch, [3], generator)
+    assert asked and set(asked) == {float(timesteps[3])}
 
 
 def test_the_anchor_is_the_distance_from_the_plain_model() -> None:

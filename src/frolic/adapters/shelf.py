@@ -89,8 +89,11 @@ def resolve(source: str) -> Path:
     if source in known:
         return known[source]
     if _NAME.fullmatch(source):
-        hint = nearest(source, known) or "; frolic lora list shows those that have a name"
-        raise ModelNotFoundError(f"There is no adapter {source!r}{hint}, or give the path of its file.")
+        hint = nearest(source, known)
+        raise ModelNotFoundError(
+            f"There is no adapter {source!r}{hint}; frolic lora list shows those that have a name, or give the path of "
+            "its file."
+        )
     return path
 
 

@@ -284,7 +284,9 @@ def read_prompts(words: list[str] | None, file: str | None) -> tuple[str, ...]:
     if file is None:
         return (" ".join(words),) if words else ()
     try:
-        stream = sys.stdin.buffer if file == "-" else existing_file(Path(file)).open("rb")
+        # Of a shell's <(...) there is a pipe, which is read as well.
+        piped = Path(file).is_fifo()
+        stream = sys.stdin.buffer if file == "-" else (Path(file) if piped else existing_file(Path(file))).open("rb")
         with stream:
             raw = stream.read(_MAX_PROMPT_FILE + 1)
     except FileError:

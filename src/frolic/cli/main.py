@@ -27,7 +27,13 @@ COMMANDS = {
     "reward": "frolic.cli.reward",
     "doctor": "frolic.cli.doctor",
 }
-_GROUPS = {"data", "eval", "models", "lora", "reward"}  # of which a second word says what is asked
+GROUPS = {  # of which a second word says what is asked
+    "data": "starter starter-video",
+    "eval": "fid reconstruction sheet starter starter-sprint starter-video table train-judge",
+    "lora": "add blend convert explore info list merge remove",
+    "models": "info list pull rm verify",
+    "reward": "label score train",
+}
 _ROOT_OPTIONS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
 _FLAGS = {"--json", "--quiet", "-q"}
 INTERRUPTED = 130
@@ -65,7 +71,7 @@ def dispatch(given: Sequence[str]) -> list[str]:
     """``frolic PROMPT`` is ``frolic generate PROMPT``: what does not start with a command's name is a request.
 
     Raises:
-        RequestError: one bare word that is nearly a command.
+        RequestError: a word that is nearly a command, alone or before what that command is followed by.
     """
     given = list(given)
     if not given or given[0] in _ROOT_OPTIONS:
@@ -74,14 +80,23 @@ def dispatch(given: Sequence[str]) -> list[str]:
     if first in COMMANDS:
         place = given.index(first)
         flags, rest = given[:place], given[place + 1 :]
-        asked = 1 if first in _GROUPS and rest and not rest[0].startswith("-") else 0
+        asked = 1 if first in GROUPS and rest and not rest[0].startswith("-") else 0
         return [first, *rest[:asked], *flags, *rest[asked:]]
     near = difflib.get_close_matches(first, COMMANDS, n=1, cutoff=0.75)
-    if near and given == [first]:
+    if near and (given == [first] or _follows(given[given.index(first) + 1 :], near[0])):
         raise RequestError(
             f"There is no command {first!r}, did you mean {near[0]!r}? To draw it, write: frolic generate {first}"
         )
     return ["generate", *given]
+
+
+def _follows(rest: Sequence[str], command: str) -> bool:
+    """Whether the next word is one that ``command`` is followed by, and hardly a prompt: a command of that group, or
+    the path of a recipe."""
+    word = next((each for each in rest if each not in _FLAGS), "")
+    if command in GROUPS:
+        return word in GROUPS[command].split()
+    return command == "train" and "/" in word and " " not in word
 
 
 def _run(given: Sequence[str]) -> int:

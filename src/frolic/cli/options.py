@@ -90,7 +90,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("pictures to start from").add_argument
     add("--image", metavar="FILE", help="draw this picture anew, or begin a video with it")
-    add("--strength", type=float, metavar="X", help="how much of it, above 0 to 1 [1; 0.6 without a mask]")
+    add(
+        "--strength",
+        type=float,
+        metavar="X",
+        help="how much of it, above 0 to 1 [1; without a mask 0.6, in few steps 0.5]",
+    )
     add("--mask", metavar="FILE", help="only where this one is white")
     add("--control", metavar="FILE", help="what a ControlNet is led by")
     add("--control-from", metavar="KIND", help="edges, hed:WEIGHTS or scribble:WEIGHTS: what to make of FILE first")
@@ -111,7 +116,12 @@ def _add_adapters(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("-m", "--model", help="a name (see frolic models list), org/name on the Hub, a folder or a file [starter]")
+    add(
+        "-m",
+        "--model",
+        help="a name (see frolic models list), org/name on the Hub, a folder or a file [starter-sprint, or starter for "
+        "what that cannot do]",
+    )
     add("--base", metavar="MODEL", help="where the other parts are, when the model is one file")
     add("--controlnet", metavar="MODEL", help="a ControlNet's folder, or a model that has one")
     add("--vae", metavar="MODEL", help="another autoencoder")

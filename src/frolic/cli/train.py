@@ -82,7 +82,7 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
     from frolic.train.jobs import built_in
 
     memory = built_in().find(recipe.job.kind).memory
-    plan = None if memory is None else memory(recipe)
+    plan = None if memory is None else memory(recipe, False)
     if as_json:
         typer.echo(json.dumps({"recipe": recipe.name, "memory": None if plan is None else plan.facts()}))
         return
@@ -106,6 +106,7 @@ def run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> Outcom
     from frolic.train.trainer import Trainer
 
     keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, of convolutions as of products
     if recipe.trainer.threads:
         torch.set_num_threads(recipe.trainer.threads)
     progress = choose(sys.stdout if as_json else sys.stderr, as_json)
@@ -114,7 +115,7 @@ def run(recipe: Recipe, resume: str, steps: int | None, as_json: bool) -> Outcom
         kinds = built_in()
         memory = kinds.find(recipe.job.kind).memory
         if memory is not None:
-            progress.note(memory(recipe).summary())
+            progress.note(memory(recipe, True).summary())
         job = kinds.build(recipe)
     outcome = Trainer(recipe, job, progress).run(resume, steps)
     if outcome.stopped_by is not None:

@@ -109,7 +109,8 @@ def _find(name: str, beside: Path | None) -> Traversable | Path:
     if ".." in parts or not parts[-1] or not shipped.is_file():
         hint = nearest(name, [*list_recipes(), "base"])
         raise ConfigError(
-            f"No shipped recipe is named {name!r}{hint or ';'} give one of them or a file ending in .yaml."
+            f"No shipped recipe is named {name!r}{hint}; give one of those that frolic train --list shows, or a file "
+            "ending in .yaml."
         )
     return shipped
 

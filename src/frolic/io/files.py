@@ -145,12 +145,14 @@ def existing_file(path: Path) -> Path:
     """``path``, if it is a file.
 
     Raises:
-        FileError: nothing is there (with the nearest name that is), or it is a folder.
+        FileError: nothing is there (with the nearest name that is), or it is a folder, a device or a pipe.
     """
     if path.is_file():
         return path
     if path.is_dir():
         raise FileError(f"{path} is a folder; give a file.")
+    if path.exists():
+        raise FileError(f"{path} is no regular file; write what it gives to one, and give that.")
     try:
         hint = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
     except OSError:

@@ -95,13 +95,13 @@ def rapidocr() -> Engine:
         from rapidocr import RapidOCR
 
         reader: Any = RapidOCR(params={"Global.log_level": "error"})
-    except ImportError:
+    except ImportError as missing:
         try:
             from rapidocr_onnxruntime import RapidOCR as Older
-        except ImportError as error:
+        except ImportError:
             raise ConfigError(
-                f"The reward ocr needs a reader ({error}); install one: pip install 'frolic[ocr]'."
-            ) from error
+                f"The reward ocr needs a reader ({missing}); install one: pip install 'frolic[ocr]'."
+            ) from missing
         reader = Older()
 
     def read(picture: np.ndarray) -> str:

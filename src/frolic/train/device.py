@@ -26,3 +26,9 @@ def in_bfloat16(precision: Precision, device: torch.device) -> bool:
 def has_compiler() -> bool:
     """Whether ``torch.compile`` finds the C++ compiler that it needs, on the CPU and for Triton's launchers alike."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++"))
+
+
+def forget_casts() -> None:
+    """After a pass without gradients and before one with them: some torch releases from 2.8 on would otherwise hand
+    autocast's copies of the weights on, which no gradient goes through (pytorch/pytorch#165068)."""
+    torch.clear_autocast_cache()

@@ -47,12 +47,13 @@ class JobKind:
         build: the job of a recipe; takes its own sections with ``recipe.section("job", Settings)`` and the like.
         sections: models of the recipe's free sections (``job`` without its kind, ``model``, ``data``), so that all
             of a recipe's mistakes are found at once.
-        memory: what a run would take, before any weight is read; None where nobody has worked it out.
+        memory: what a run would take, before any weight is read; None where nobody has worked it out. Its second
+            argument says whether a model that is not on this machine may be fetched for that.
     """
 
     build: Callable[[Recipe], Job]
     sections: Mapping[str, type[Section]] = field(default_factory=dict)
-    memory: Callable[[Recipe], MemoryPlan] | None = None
+    memory: Callable[[Recipe, bool], MemoryPlan] | None = None
 
 
 class JobRegistry:

@@ -22,6 +22,7 @@ from frolic.config import Count, Section
 from frolic.nn.embed import sinusoid
 from frolic.sampling.prediction import Velocity, per_sample, trig_from_flow, trig_level, trig_scale
 from frolic.sampling.schedules import TRAIN_STEPS
+from frolic.train.device import forget_casts
 from frolic.train.objectives.base import Batch, Source
 from frolic.train.objectives.trajectory import TrajectorySettings, distance, solve
 
@@ -156,6 +157,7 @@ class Consistency:
         else:
             with torch.no_grad():
                 before, change = self.derivative(u, time, guided, text, mask, scale)
+            forget_casts()
             # Last, so that its graph is not held while the derivative is made.
             field = predicted(u, time)
         share = 1.0 if not self.settings.warmup else min(1.0, int(batch["step"][0]) / self.settings.warmup)

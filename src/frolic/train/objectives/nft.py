@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from frolic.config import Positive, Section
 from frolic.lora.trained import Factors
 from frolic.sampling.prediction import add_noise, per_sample, velocity_of
+from frolic.train.device import forget_casts
 from frolic.train.objectives.reward import Goal, rollout, scored
 from frolic.train.painter import ModelPainter
 
@@ -82,6 +83,7 @@ class NFT:
             latents, _ = rollout(self.painter, noise, text, mask, [], generator)
             # Every frame is scored, so that no window decides which of a group is best.
             frames = self.painter.decode(latents, None)
+        forget_casts()
         level, scalars = self._optimality(frames, prompts, groups)
         total = latents.new_zeros(())
         for _ in range(s.times):
@@ -91,12 +93,12 @@ class NFT:
     def _at(self, latents: Tensor, text: Tensor, mask: Tensor, level: Tensor, generator: torch.Generator) -> Tensor:
         """The loss at one noise level of each picture."""
         s = self.settings
-        sigmas = self.painter.sigmas[:-1].float()
         # Of one expert: all of a batch are at one level.
         picked = self.steps[int(torch.randint(len(self.steps), (1,), generator=generator))]
-        sigma = sigmas[picked].to(latents)
+        # As the rollout has it, in float64: rounded, it may lead to another timestep, and to the other expert.
+        sigma = self.painter.sigmas[picked]
         fresh = torch.randn(latents.shape, generator=generator).to(latents)
-        x, aim = add_noise(latents, fresh, sigma), fresh - latents
+        x, aim = add_noise(latents, fresh, sigma.to(latents)), fresh - latents
 
         def velocity() -> Tensor:
             return velocity_of(self.painter.denoiser(text, mask), x, sigma)
@@ -106,6 +108,7 @@ class NFT:
                 old = velocity()
             with self.painter.plain():
                 plain = velocity() if self.anchor else old
+        forget_casts()
         new = velocity()
         towards = (1 - s.beta) * old + s.beta * new
         away = (1 + s.beta) * old - s.beta * new

@@ -31,6 +31,7 @@ from frolic.rewards import Reward
 from frolic.sampling.influence import influence
 from frolic.sampling.prediction import add_noise, per_sample, velocity_of
 from frolic.sampling.solvers import Sampler
+from frolic.train.device import forget_casts
 from frolic.train.objectives.agreement import Agreement
 from frolic.train.objectives.steps import StepChoice
 from frolic.types import Denoise
@@ -119,6 +120,7 @@ class RewardGradient:
         chosen = self.choice.pick(generator)
         with torch.no_grad():
             latents, kept = rollout(self.painter, noise, text, mask, chosen, generator)
+        forget_casts()
         if self.renoised:
             return self.again(latents, batch, chosen, generator)
         gradient, scalars = self.gradient(latents, batch, generator)
@@ -140,6 +142,7 @@ class RewardGradient:
         """How far ``velocity`` is from the plain model's, squared."""
         with torch.no_grad(), self.painter.plain():
             before = velocity_of(self.painter.denoiser(text, mask), x, sigma)
+        forget_casts()
         return (velocity - before).square().mean()
 
     def again(
@@ -156,17 +159,19 @@ class RewardGradient:
         denoise = self.painter.denoiser(text, mask)
         total, drift, found = latents.new_zeros(()), latents.new_zeros(()), []
         for step in chosen:
-            sigma, after = self.painter.sigmas[step].to(latents), self.painter.sigmas[step + 1].to(latents)
+            # The model is asked as in the rollout, at the level in float64: rounded, it may be of another timestep.
+            level, after = self.painter.sigmas[step], self.painter.sigmas[step + 1].to(latents)
+            sigma = level.to(latents)
             noise = torch.randn(latents.shape, generator=generator).to(latents)
             x = add_noise(latents, noise, sigma)
-            velocity = velocity_of(denoise, x, sigma)
+            velocity = velocity_of(denoise, x, level)
             moves = (sigma - after) / (1 - after)
             estimate = (x - after * noise) / (1 - after) - moves * velocity.detach()
             gradient, scalars = self.gradient(estimate, batch, generator)
             found.append(scalars)
             total = total - (velocity * (moves * gradient)).sum() / len(chosen)
             if self.anchor:
-                drift = drift + self.drift(velocity, x, sigma, text, mask) / len(chosen)
+                drift = drift + self.drift(velocity, x, level, text, mask) / len(chosen)
         means = {name: torch.stack([each[name] for each in found]).mean() for name in found[0]}
         return total + self.anchor * drift, {**means, "drift": drift.detach()}
 

@@ -306,11 +306,11 @@ def _facts(settings: Settings, painter: ModelPainter, weights: Mapping[str, floa
     }
 
 
-def memory(recipe: Recipe) -> MemoryPlan:
+def memory(recipe: Recipe, fetch: bool) -> MemoryPlan:
     """As ``frolic.train.tasks.reward_memory.reward_memory``."""
     from frolic.train.tasks.reward_memory import reward_memory  # which asks for this file's settings
 
-    return reward_memory(recipe)
+    return reward_memory(recipe, fetch)
 
 
 JOB = JobKind(build, {"job": Settings, "data": Data, "model": Base}, memory)

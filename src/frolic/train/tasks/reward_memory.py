@@ -15,6 +15,7 @@ from frolic.io.safetensors import read_headers
 from frolic.lora.experts import EXPERTS
 from frolic.lora.trained import chosen
 from frolic.plan import BuildPlan, Part, make_plan
+from frolic.plan.find import Watch
 from frolic.rewards.spec import parse_rewards
 from frolic.sampling.few import FEW
 from frolic.train.device import resolve_device
@@ -26,8 +27,9 @@ _COPIES = 5  # of what is trained, in float32: itself, its gradient, two of the 
 _STATE = 4  # bytes of a number that goes from block to block
 
 
-def reward_memory(recipe: Recipe) -> MemoryPlan:
-    """Of the device that ``recipe`` would run on. What the rewards compute is not counted, only their weights.
+def reward_memory(recipe: Recipe, fetch: bool = True) -> MemoryPlan:
+    """Of the device that ``recipe`` would run on. What the rewards compute is not counted, only their weights. Without
+    ``fetch``, a model that is not on this machine is not brought there.
 
     Raises:
         As ``make_plan`` and ``parse_rewards``.
@@ -35,7 +37,7 @@ def reward_memory(recipe: Recipe) -> MemoryPlan:
     settings, data = recipe.section("job", Settings), recipe.section("data", Data)
     device = resolve_device(recipe.trainer.device)
     model = recipe.section("model", Base)
-    plan = make_plan(model.base, dtype=model.dtype, device=str(device), memory="full")
+    plan = make_plan(model.base, dtype=model.dtype, device=str(device), memory="full", watch=Watch(fetch=fetch))
     net, vae = plan.parts["transformer"], plan.parts["vae"]
     height, width = data.height or plan.defaults.height, data.width or plan.defaults.width
     grid = (height // vae.config.stride, width // vae.config.stride)
