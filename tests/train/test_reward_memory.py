@@ -27,6 +27,7 @@ from frolic.models.wan.spec import WAN
 from frolic.models.wan_vae import WanVAEConfig
 from frolic.train.jobs import built_in
 from frolic.train.memory_plan import MemoryPlan, Moment, kept_bytes
+from frolic.train.tasks import reward_memory as planning
 from frolic.train.tasks.reward_memory import reward_memory
 from tiny_wan import write_tiny_wan
 
@@ -183,3 +184,15 @@ def test_dry_run_shows_it_and_trains_nothing(command: Any, tmp_path: Path) -> No
     assert other.code == 0 and "not worked out" in other.out
     assert command("train", "starter/image", "--dry-run", "trainer.stepz=1").code == 2
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_dry_run_fetches_no_model(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, fetches = planning.make_plan, []
+
+    def watched(*given: Any, **more: Any) -> Any:
+        fetches.append(more["watch"].fetch)
+        return plan(*given, **more)
+
+    monkeypatch.setattr(planning, "make_plan", watched)
+    assert command("train", "starter/reward", "--dry-run", "trainer.device=cpu").code == 0
+    assert fetches == [False]
