@@ -7,7 +7,6 @@ N heads, K head width, F feed-forward width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from frolic.models.context import Read, TextContext, samples_of
 from frolic.models.sana.config import SanaConfig
 from frolic.nn.attention import softmax_attention
+from frolic.nn.compiled import SharedCompilation
 from frolic.nn.linear_attention import relu_linear_attention
 from frolic.nn.norm import RMSNorm, modulated_layer_norm
 from frolic.types import Perturb
@@ -161,7 +161,7 @@ class GLUMBConv(nn.Module):
         return self.project(gate.mul_(value) if spare else gate * value)
 
 
-class SanaBlock(nn.Module):
+class SanaBlock(SharedCompilation):
     """Self attention, cross attention (no norm, no gate before it), feed-forward; adaptive-norm-single modulation."""
 
     def __init__(self, config: SanaConfig, index: int) -> None:
@@ -176,11 +176,6 @@ class SanaBlock(nn.Module):
     def forward(self, state: SanaState) -> SanaState:
         reads, rows = state.context.of(self.index), state.perturbed_rows(self.index)
         return replace(state, x=self.change(state.x, state.modulation, reads, state.grid, rows))
-
-    def compile(self, *args: Any, **options: Any) -> None:
-        """As ``nn.Module.compile``, of what no block's number is part of: one compilation serves all blocks, of which
-        torch would otherwise compile the first eight only."""
-        self.change = torch.compile(self.change, *args, **options)  # type: ignore[method-assign]
 
     def change(
         self,

@@ -6,7 +6,6 @@ B batch, T latent frames, L tokens of a clip, S text tokens, D width, N heads, K
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from frolic.models.context import Read, TextContext, samples_of
 from frolic.models.wan.config import WanConfig
 from frolic.nn.attention import softmax_attention
+from frolic.nn.compiled import SharedCompilation
 from frolic.nn.norm import RMSNorm
 from frolic.nn.rope import rotate
 from frolic.types import Perturb
@@ -120,7 +120,7 @@ class FeedForward(nn.Module):
         return self.project(F.gelu(self.expand(x_BLD), approximate="tanh"))
 
 
-class WanBlock(nn.Module):
+class WanBlock(SharedCompilation):
     """Self attention, cross attention (a norm, no gate), feed-forward; adaptive-norm-single modulation."""
 
     def __init__(self, config: WanConfig, index: int) -> None:
@@ -136,11 +136,6 @@ class WanBlock(nn.Module):
     def forward(self, state: WanState) -> WanState:
         reads, rows = state.context.of(self.index), state.perturbed_rows(self.index)
         return replace(state, x=self.change(state.x, state.modulation, reads, state.turn, rows))
-
-    def compile(self, *args: Any, **options: Any) -> None:
-        """As ``nn.Module.compile``, of what no block's number is part of: one compilation serves all blocks, of which
-        torch would otherwise compile the first eight only."""
-        self.change = torch.compile(self.change, *args, **options)  # type: ignore[method-assign]
 
     def change(
         self, x_BLD: Tensor, modulation_BT6D: Tensor, reads: tuple[Read, ...], turn_LK2: Tensor, perturbed_rows: int

@@ -83,7 +83,6 @@ class NFT:
             latents, _ = rollout(self.painter, noise, text, mask, [], generator)
             # Every frame is scored, so that no window decides which of a group is best.
             frames = self.painter.decode(latents, None)
-        forget_casts()
         level, scalars = self._optimality(frames, prompts, groups)
         total = latents.new_zeros(())
         for _ in range(s.times):
