@@ -104,6 +104,9 @@ def test_names_near_and_names_that_are_none(glow: Path) -> None:
     shelf.add(glow)
     with pytest.raises(ModelNotFoundError, match="did you mean 'glow'"):
         shelf.resolve("glew")
+    for source in ("glow:much", f"{glow}:much"):
+        with pytest.raises(ModelNotFoundError, match=r"^'much' in .* is not a weight; give a number .*:0\.6\.$"):
+            shelf.resolve(source)
     for name in ("../glow", "a/b", "", ".hidden", "x" * 65, "né"):
         with pytest.raises(RequestError, match="no name for an adapter"):
             shelf.add(glow, name)

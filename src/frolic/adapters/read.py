@@ -63,9 +63,8 @@ def read(path: Path, goal: Target, *, allow_partial: bool = False, expert: str =
     whole = read_tensors(found.entries(), broken)
     tensors = of_expert(whole, expert)
     broken.raise_any(CheckpointError)
-    problems = Problems(
-        f"{found.path} does not fit this model; load it with its own, or pass --allow-partial to use the rest"
-    )
+    unfit = f"{found.path} does not fit this model; load it with its own"
+    problems = Problems(f"{unfit}, or pass --allow-partial to use the rest")
     known = goal.names.known()
     unplaced = "of no layer of this model"
 
@@ -79,6 +78,7 @@ def read(path: Path, goal: Target, *, allow_partial: bool = False, expert: str =
     parts = [part_of(expert)] if inside(whole) else list(EXPERTS)[:: -1 if expert == LOW else 1]
     adapter = parse(tensors, found.metadata(), goal.names, goal.shapes, note, found.peft, parts)
     if not adapter.deltas:
+        problems.headline = unfit
         note("nothing in it is for a layer of this model", found.path.name)
     if not allow_partial or not adapter.deltas:
         problems.raise_any(CheckpointError)

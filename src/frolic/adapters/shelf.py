@@ -88,6 +88,11 @@ def resolve(source: str) -> Path:
     known = named()
     if source in known:
         return known[source]
+    head, colon, tail = source.rpartition(":")
+    if colon and (head in known or Path(head).expanduser().exists()):
+        raise ModelNotFoundError(
+            f"{tail!r} in {source!r} is not a weight; give a number after the colon, as {head}:0.6."
+        )
     if _NAME.fullmatch(source):
         hint = nearest(source, known)
         raise ModelNotFoundError(
