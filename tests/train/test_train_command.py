@@ -104,6 +104,7 @@ def test_built_in_kinds_are_files_with_a_job() -> None:
         "distillation",
         "flow",
         "latent-contrastive",
+        "layout",
         "lora",
         "preference",
         "reconstruction",

@@ -94,6 +94,7 @@ _BUILT_IN: Mapping[str, str] = {
     "distillation": "frolic.train.tasks.distillation",
     "flow": "frolic.train.tasks.flow",
     "latent-contrastive": "frolic.train.tasks.latent_contrastive",
+    "layout": "frolic.train.tasks.layout",
     "lora": "frolic.train.tasks.lora",
     "preference": "frolic.train.tasks.preference",
     "reconstruction": "frolic.train.tasks.reconstruction",
