@@ -162,6 +162,8 @@ def test_a_run_begins_with_the_weights_of_an_export_and_can_go_on_from_its_step(
         ("data.mix={single: 0}", "at least one of them above 0"),
         ("data.mix={two: -1}", "greater than or equal to 0"),
         ("data.everyday_weight=4", "unknown key 'data.everyday_weight'"),
+        ("vars.autoencoder=runs/none", r"^runs/none/vae is not there\. A run of another recipe makes it"),
+        ("vars.text=runs/none", r"^runs/none/text_encoder is not there.*a model that has a text encoder"),
     ],
 )
 def test_data_that_cannot_be_meant(tmp_path, pack, parts, change, said):

@@ -107,8 +107,13 @@ def read_component(family: str, component: str, folder: Path) -> tuple[Any, nn.M
     """The config and the module, in float32, from what ``write_component`` or a publisher wrote.
 
     Raises:
-        CheckpointError: listing all that is wrong. FileError: it cannot be read.
+        ConfigError: there is no such folder. CheckpointError: listing all that is wrong. FileError: it cannot be read.
     """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder} is not there. A run of another recipe makes it: finish that one first, or name a model that has "
+            f"a {component.replace('_', ' ')}, such as starter."
+        )
     spec = component_spec(family, component)
     config = spec.configure(read_json_object(folder / "config.json"))
     module = spec.build(config)
