@@ -26,8 +26,6 @@ from frolic.train.state import load_checkpoint
 from frolic.train.tasks.agreement import read_latent_dual
 from frolic.train.tasks.component import weights_mark
 from frolic.train.trainer import Trainer
-from small_pack import write_small_pack
-from tiny import write_tiny_folder
 
 JOBS = built_in()
 SHAPES = "shapes={256x256: 0, 320x192: 0, 192x320: 0, 32x32: 2, 48x32: 1}"
@@ -41,16 +39,6 @@ WHOLE = [
         "caption_channels": 16,
     }.items()
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_folder(tmp_path_factory.mktemp("model") / "base")
-
-
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_pack(tmp_path_factory.mktemp("sprites") / "pack")
 
 
 @pytest.fixture(scope="module")

@@ -19,20 +19,9 @@ from frolic.train.jobs import built_in
 from frolic.train.objectives.layout import Layout, PlaceReader
 from frolic.train.tasks.layout import Told
 from frolic.train.trainer import Trainer
-from small_pack import small_concepts, write_small_pack
-from tiny import write_tiny_folder
+from small_pack import small_concepts
 
 JOBS = built_in()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_folder(tmp_path_factory.mktemp("model") / "base")
-
-
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_pack(tmp_path_factory.mktemp("sprites") / "pack")
 
 
 def train(folder: Path, base: Path, pack: Path, *changes: str, until: int | None = None) -> Any:

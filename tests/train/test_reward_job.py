@@ -33,11 +33,6 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_folder(tmp_path_factory.mktemp("reward") / "base")
-
-
-@pytest.fixture(scope="module")
 def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_wan(tmp_path_factory.mktemp("reward") / "wan", "t2v-two")
 

@@ -20,23 +20,12 @@ from frolic.train.jobs import JobRegistry
 from frolic.train.state import load_checkpoint
 from frolic.train.tasks.student import student_of
 from frolic.train.trainer import Outcome, Trainer
-from small_pack import write_small_pack
 from tiny import write_tiny_folder
 
 JOBS = JobRegistry({"sprint": "frolic.train.tasks.sprint", "lora": "frolic.train.tasks.lora"})
 SCENES = [
     "data.scenes.pictures=8", "data.scenes.shapes={256x256: 0, 320x192: 0, 192x320: 0, 32x32: 2, 48x32: 1}",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return write_tiny_folder(tmp_path_factory.mktemp("teacher") / "base")
-
-
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory) -> Path:
-    return write_small_pack(tmp_path_factory.mktemp("sprites") / "pack")
 
 
 @pytest.fixture

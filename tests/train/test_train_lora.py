@@ -25,14 +25,8 @@ from frolic.train.jobs import JobRegistry
 from frolic.train.state import load_checkpoint
 from frolic.train.tasks.lora import Beside, Data, Prior, encode
 from frolic.train.trainer import Outcome, Trainer
-from tiny import write_tiny_folder
 
 JOBS = JobRegistry({"lora": "frolic.train.tasks.lora"})
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_folder(tmp_path_factory.mktemp("lora") / "base")
 
 
 @pytest.fixture

@@ -65,7 +65,6 @@ class Layout:
         ``places`` [B, K, 2]."""
         mask, things = batch["mask"].bool(), batch["things"]
         states = self.encoder(batch["ids"], mask)
-        self.before.to(states.device)
         with torch.no_grad():
             before = self.before(batch["ids"], mask).float()
         moved = ((states.float() - before).square().mean(dim=-1) * mask).sum() / mask.sum()

@@ -19,14 +19,15 @@ from frolic.config import Positive, Recipe, Section
 from frolic.data.compose import PALETTE
 from frolic.data.scenes import Scene, scenes
 from frolic.io.tokenizer import Tokenizer
-from frolic.models.registry import families
 from frolic.plan.find import shipped_or_path
+from frolic.train.device import resolve_device
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.layout import Layout, PlaceReader
 from frolic.train.tasks.component import (
     STORED,
     Mix,
     Store,
+    component_spec,
     load_weights,
     open_pack,
     pack_mark,
@@ -103,7 +104,7 @@ def build(recipe: Recipe) -> Job:
     settings, data = recipe.section("job", Settings), recipe.section("data", Data)
     text = shipped_or_path(data.text)
     config, encoder = read_component(_FAMILY, "text_encoder", text / "text_encoder")
-    spec = families()[_FAMILY].components["text_encoder"]
+    spec = component_spec(_FAMILY, "text_encoder")
     tokenizer = Tokenizer(text / "tokenizer" / "tokenizer.json")
     sprites, concepts = open_pack(data.pack)
     told = Told.of(scenes(concepts, data.scenes, data.seed, data.mix), tokenizer, settings.tokens)
@@ -116,7 +117,8 @@ def build(recipe: Recipe) -> Job:
         shutil.copytree(text / "tokenizer", folder / "tokenizer")
 
     return Job(
-        objective=Layout(encoder.train(), reader, settings.anchor),
+        # Moved here, because of what it was like the objective keeps a copy that the trainer does not know.
+        objective=Layout(encoder.to(resolve_device(recipe.trainer.device)), reader, settings.anchor),
         source=told,
         export=export,
         warm_start=lambda folder: load_weights(spec, config, encoder, folder / "text_encoder"),
