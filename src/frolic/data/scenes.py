@@ -250,7 +250,7 @@ class _Director:
         elif roll < 0.78:
             spots, said = arrange.stacked(rng, frame), phrases.above_below(names, rng)
         else:
-            spots, said = arrange.in_front(rng, frame), phrases.front_behind(names, rng)
+            spots, said = arrange.in_front(frame), phrases.front_behind(names, rng)
         return self._cast(indices, spots, colours), ground, phrases.on_ground(said, ground, rng)
 
     def size(self) -> _Made:
