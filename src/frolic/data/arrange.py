@@ -128,9 +128,9 @@ def stacked(rng: Random, frame: Frame) -> list[Spot]:
 def in_front(frame: Frame) -> list[Spot]:
     """What is behind, then what is in front of it: lower, to the right and drawn over it, so that most of both shows.
 
-    Their squares share a corner as wide as it is high: sprites have margins, and with a flatter corner a third of the
-    things themselves did not touch. Which side is the nearer one's is never said, so it is always the same: what is
-    left open is more to learn.
+    Their squares share a corner as wide as it is high: sprites have margins, and where the corner was flatter, the
+    nearer thing covered hardly any of the other's box in a third of the pictures (``frolic.eval.relations``). Which
+    side it is on is never said, so it is always the same: what is left open is more to learn.
     """
     x, y = frame.wide / 2, frame.high / 2
     return [Spot(0.6, x - STEP, y - STEP), Spot(0.5 * _FILL, x + 1.5 * STEP, y + 1.5 * STEP)]
