@@ -1,7 +1,8 @@
 """Captions that are nearly true of a scene or a clip, and not: what a judge of pictures and texts has to learn to tell
 apart.
 
-Words are changed that say a colour, a place, a number or what a thing does, so that everything else still holds.
+Words are changed that say a colour, a place, a number or what a thing does, so that everything else still holds; or one
+of two things is said twice, since that is what a model draws that has heard only one of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ _WORD = re.compile(r"[a-z]+")
 _KIND = {phrase: kind for kind, phrases in SAID.items() for phrase in phrases}
 _MOVE = re.compile(rf"\b({'|'.join(sorted(_KIND, key=len, reverse=True))})\b(?: ((?:counter)?clockwise))?")
 _SIDE = re.compile(r"\bto the (left|right)\b(?! of)")
+_BETWEEN = "and|with|next to|beside|above|below|under|in front of|behind|(?:to the )?(?:left|right) of"
+_ENDS = r"(?: on the (?:left|right)| at the (?:top|bottom))?"
+_PAIR = re.compile(
+    rf"^(an? [^,]+?)(?={_ENDS} (?:{_BETWEEN}) an? ){_ENDS} (?:{_BETWEEN}) "
+    r"(an? [^,]+?)(?= on (?:the|an?|grass|green grass)\b| in (?:the|an?)\b| at (?:the|night|sea)\b| against |,|$)"
+)
 _REVERSED = {"left": "right", "up": "down", "fall": "up", "grow": "shrink"}
 _REVERSED |= {"right": "left", "down": "up", "shrink": "grow"}
 _ALIKE = {"down": "fall", "fall": "down"}
@@ -31,8 +38,8 @@ _ARTICLE = re.compile(rf"\b(an?) ({'|'.join(PALETTE)})\b")
 
 def mistaken(caption: str, rng: Random) -> str | None:
     """``caption`` with one thing in it that is not so; None where it says nothing of what is changed."""
-    ways = [way(caption, rng) for way in (_other_colour, _colours_swapped, _other_place, _other_number, _other_move)]
-    wrong = [text for text in ways if text is not None]
+    ways = (_other_colour, _colours_swapped, _other_place, _other_number, _other_move, _one_twice)
+    wrong = [text for way in ways if (text := way(caption, rng)) is not None]
     return rng.choice(wrong) if wrong else None
 
 
@@ -98,3 +105,12 @@ def _other_move(caption: str, rng: Random) -> str | None:
     if other is None or rng.random() < 0.5:
         other = rng.choice([move for move in MOVES if move not in (kind, _ALIKE.get(kind))])
     return caption[: one.start()] + rng.choice(SAID[other]) + caption[one.end() :]
+
+
+def _one_twice(caption: str, rng: Random) -> str | None:
+    """Of two things one in both places ("a dog and a dog")."""
+    found = _PAIR.match(caption)
+    if found is None or found[1] == found[2]:
+        return None
+    one, other = rng.choice(((1, 2), (2, 1)))
+    return caption[: found.start(one)] + found[other] + caption[found.end(one) :]
