@@ -67,6 +67,28 @@ def test_dropped_captions_become_the_null_prompt_with_its_mask():
     assert bool(mask[~dropped].all())
 
 
+def test_text_noise_moves_states_along_what_they_differ_in_and_the_null_prompt_not_at_all():
+    """States that differ in their first entry only, by a deviation of 1."""
+    text = torch.stack([torch.randn(4096, 3, generator=generator()), torch.full((4096, 3), 5.0)], dim=-1)
+    mask = torch.tensor([True, True, False]).expand(4096, 3)
+    text[:, 2] = 1000.0  # no token: nothing may be moved by it
+    batch = {**flow_batch(), "text": text, "mask": mask}
+    objective, net = flow(dropout=0.25, text_noise=2.0)
+    loss, _ = objective.loss(batch, generator())
+    assert loss < 1e-8, "the picture is the same"
+    _, seen, _ = net.seen[0]
+    dropped = (seen == 0).all(dim=(1, 2))
+    assert abs(dropped.float().mean() - 0.25) < 0.03
+    moved = (seen - text)[~dropped][:, :2]
+    assert bool((moved[..., 1] == 0).all()), "they do not differ in it"
+    variance = moved[..., 0].square().mean(dim=1)
+    assert abs(float(variance.mean()) - 2.0**2 / 5) < 0.05, "the mean of (2 u^2)^2 for u in [0, 1]"
+    assert abs(float(torch.corrcoef(moved[..., 0].T)[0, 1])) < 0.05, "each token by its own"
+    without, quiet = flow(dropout=0.25)
+    without.loss(batch, generator())
+    assert bool((quiet.seen[0][1] == text).all(dim=(1, 2)).any()), "none by default"
+
+
 class Scale(nn.Module):
     """An autoencoder that is right, up to a factor in its latents."""
 

@@ -1,10 +1,11 @@
 """Flow matching: predict the straight line from data to noise.
 
-B batch, C latent channels, h/w latent height and width, S text tokens, E text width.
+B batch, C latent channels, h/w latent height and width, S text tokens, E text width, T tokens of all texts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
@@ -35,7 +36,9 @@ class FlowSettings(Section):
     shifted too). ``dropout`` is the share of captions replaced by the null prompt, for classifier-free guidance.
     ``levels``: the noise levels, 0 to 1, that are trained, which for one of two experts are its own. ``first``: the
     share of clips whose first latent frame is given, at time 0, so that the model can go on from a picture (as Wan2.2's
-    TI2V does; arXiv 2503.20314 and ``wan/textimage2video.py``)."""
+    TI2V does; arXiv 2503.20314 and ``wan/textimage2video.py``). ``text_noise``: how far at most the states of tokens
+    are moved, in units of how far they lie apart. Words that no caption has are read near the ones they mean and not at
+    them, and a model that has met nothing but its captions draws anything there."""
 
     mean: float = 0.0
     deviation: float = 1.0
@@ -43,6 +46,7 @@ class FlowSettings(Section):
     dropout: float = 0.1
     levels: tuple[Level, Level] = (0.0, 1.0)
     first: Level = 0.0
+    text_noise: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _ordered(self) -> FlowSettings:
@@ -93,7 +97,8 @@ class Flow:
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         sigma = self.times(len(x0), generator).to(x0)
         drop = (torch.rand(len(x0), generator=generator) < self.settings.dropout).to(x0.device)
-        text = torch.where(drop[:, None, None], self.null_text.to(batch["text"]), batch["text"])
+        text = self._moved(batch["text"], batch["mask"], generator)
+        text = torch.where(drop[:, None, None], self.null_text.to(text), text)
         mask = torch.where(drop[:, None], self.null_mask.to(batch["mask"]), batch["mask"])
         level = per_sample(sigma, x0)
         x, times = (1 - level) * x0 + level * noise, 1000 * sigma
@@ -122,6 +127,21 @@ class Flow:
             told, heard = self._told(x - level * velocity.float(), asked, batch, generator)
             loss, scalars = loss + settings.weight * told, {**scalars, **heard}
         return loss, scalars
+
+    def _moved(self, text_BSE: Tensor, mask_BS: Tensor, generator: torch.Generator) -> Tensor:
+        """The states, each moved by some of the difference of two others of the batch, which lies where states differ.
+
+        Every token has its own, since what all share could be told by words that mean nothing and be taken off. Half of
+        the texts are moved by less than a quarter of ``text_noise``: what is next to the caption is to be drawn as well
+        as what is far from it, and the caption itself best."""
+        if not self.settings.text_noise:
+            return text_BSE
+        states_TE = text_BSE[mask_BS.bool()]
+        pairs = torch.randint(len(states_TE), (2, text_BSE.shape[0] * text_BSE.shape[1]), generator=generator)
+        one, other = states_TE[pairs.to(states_TE.device)].unflatten(1, text_BSE.shape[:2])
+        far = self.settings.text_noise * torch.rand(len(text_BSE), generator=generator).square()
+        # Two independent states lie apart by twice the variance of one.
+        return text_BSE + per_sample(far.to(text_BSE), text_BSE) * (one - other) / math.sqrt(2)
 
     def _told(
         self, foreseen: Tensor, asked: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator
