@@ -21,6 +21,7 @@ from frolic.cli import data as command
 from frolic.data.starter import pack
 from frolic.data.starter.concepts import Concept
 from frolic.data.starter.packages import ANNOTATIONS, FLAT, ICONS, LABELS, NOTO, OPENCLIPART, SPRITES, WORDNET
+from frolic.data.starter.wordnet import Synset, WordNet
 from frolic.errors import FileError
 
 SIDE = pack.SIDE
@@ -39,7 +40,7 @@ CONCEPTS = [
         0,
         {"flat": 2},
     ),
-    Concept("1f535", "blue circle", "symbols", ("a blue circle",), row=1),
+    Concept("1f535", "blue circle", "symbols", ("a blue circle",), row=1, near=("a marble", "a lens")),
 ]
 
 
@@ -54,13 +55,13 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     assert torch.equal(rgba, sprites()) and concepts == CONCEPTS
     assert facts == json.loads((out / "pack.json").read_text())
     assert (facts["format"], facts["concepts"], facts["everyday"], facts["captions"], facts["side"]) == (
-        2,
+        3,
         2,
         1,
         3,
         SIDE,
     )
-    assert (facts["synonyms"], facts["nouns"], facts["recolourable"]) == (1, 1, 1)
+    assert (facts["synonyms"], facts["nouns"], facts["recolourable"], facts["near"]) == (1, 1, 1, 2)
     assert (facts["pictures"], facts["styles"]) == (3, {"flat": 1})
     assert [path.name for path in out.parent.iterdir()] == ["pack"]
 
@@ -177,7 +178,12 @@ def test_the_command_builds_a_pack_from_the_packages(
     found[OPENCLIPART] = debian(tmp_path / OPENCLIPART.file, {"fruit/plum.svg": PLUM})
     found[WORDNET] = tarball(tmp_path / WORDNET.file, {})
     monkeypatch.setattr(pack, "fetch", lambda packages, cache: found)
-    monkeypatch.setattr(pack.wordnet, "read", lambda path: pack.wordnet.WordNet({}, {}, {}))
+    quince = Synset("n1", "n", "food", ("quince",), (), "an acid fruit")
+    net = WordNet({"n1": quince}, {("quince", "n"): ("n1",)}, {("quince", "n"): 1})
+    monkeypatch.setattr(pack.wordnet, "read", lambda path: net)
+    monkeypatch.setattr(pack, "pieces", lambda words, cache: [1] * len(words))
+    like = {"a quince": 1, "a pear": 1, "a red apple": 0, "a safe": 2, "a plum": 3}
+    monkeypatch.setattr(pack, "embed", lambda texts, cache: torch.eye(5)[[like.get(text, 4) for text in texts]])
     lists = (
         "drop_subgroups",
         "drop",
@@ -203,6 +209,7 @@ def test_the_command_builds_a_pack_from_the_packages(
     assert [concept.everyday for concept in concepts] == [True, True, False, False]
     assert [concept.row for concept in concepts] == [0, 1, 2, 3]
     assert (concepts[0].colour, concepts[1].plural) == ("red", "pears")
+    assert [concept.near for concept in concepts] == [(), ("a quince",), (), ()]
     hues = ([255, 0, 0], [0, 128, 0], [128, 0, 128], [0, 255, 255])
     assert [rgba[row, :3, 112, 112].tolist() for row in range(4)] == list(hues)
     assert concepts[1].styles.keys() == {"noto"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -270,6 +271,20 @@ def test_several_things_stand_on_the_grid_of_latents_in_a_size_of_their_layout()
             steps = 16 if re.search(" in front of | behind ", each.captions[0]) else 8
             assert all((value * steps).is_integer() for t in things for value in (t.x, t.y)), each
             assert len({t.scale for t in things}) <= (2 if kind == "position" else 1)
+
+
+def test_words_that_come_near_are_said_of_single_things_and_change_no_picture():
+    near = ("a hound", "a whelp", "a cur", "a mongrel")
+    told = [replace(each, near=near if each.noun == "dog" else ()) for each in CONCEPTS]
+    met: Counter[str] = Counter()
+    for with_near, without in zip(scenes(Cast(told), 3000, 4), scenes(CAST, 3000, 4), strict=True):
+        assert replace(with_near, captions=without.captions) == without
+        more = with_near.captions[len(without.captions) :]
+        assert with_near.captions == without.captions + more
+        alone = with_near.kind == "single" and noun_of(with_near.things[0]) == "dog"
+        assert len(more) == (3 if alone else 0) and len(set(more)) == len(more) and set(more) <= set(near)
+        met.update(more)
+    assert set(met) == set(near)
 
 
 def test_concepts_without_a_noun_are_only_shown_alone():

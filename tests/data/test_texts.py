@@ -4,9 +4,9 @@ import torch
 
 from frolic.data.starter.concepts import Concept
 from frolic.data.starter.targets import split, targets
-from frolic.data.starter.texts import sentences, train_tokenizer, vocabulary
+from frolic.data.starter.texts import nouns, sentences, train_tokenizer, vocabulary
 from frolic.data.starter.wordnet import Synset, WordNet
-from frolic.train.tasks.distillation import nouns, source
+from frolic.train.tasks.distillation import source
 
 CONCEPTS = [
     Concept("1", "dog", "animals-nature", ("a dog",), keywords=("pet",), noun="dog", plural="dogs"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import frolic
 from frolic.config import load_recipe
+from frolic.data.starter.pack import write
 from frolic.data.starter.packages import WORDNET
 from frolic.data.starter.wordnet import Synset, WordNet
 from frolic.errors import CheckpointError, ConfigError, FrolicError
@@ -19,7 +21,7 @@ from frolic.train.jobs import built_in
 from frolic.train.perceptual import LPIPS
 from frolic.train.tasks import distillation, reconstruction, scenes
 from frolic.train.trainer import Trainer
-from small_pack import small_concepts, write_small_pack
+from small_pack import small_concepts, small_sprites, write_small_pack
 from tiny import write_tiny_folder
 
 AUTOENCODER = [
@@ -119,6 +121,12 @@ def test_latents_are_computed_once_and_belong_to_all_they_were_made_from(tmp_pat
         for change in ("data.seed=2", "data.pictures=30", "data.mix={single: 1}", "data.shapes.96x64=3"):
             with pytest.raises(AssertionError, match="encoded again"):
                 train("starter/image", tmp_path / "changed", pack, *parts, change)
+        said = [replace(concept, near=("a whatsit",)) for concept in small_concepts()]
+        write(tmp_path / "said", small_sprites(), said, {})
+        train("starter/image", tmp_path / "other-words", tmp_path / "said", *parts)
+        write(tmp_path / "drawn", small_sprites().flip(1), small_concepts(), {})
+        with pytest.raises(AssertionError, match="encoded again"):
+            train("starter/image", tmp_path / "other-pictures", tmp_path / "drawn", *parts)
 
     # Another autoencoder at the same path means other latents: the run must not go on with, or export, the mixture.
     shutil.rmtree(tmp_path / "tiny" / "vae")

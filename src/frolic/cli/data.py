@@ -39,7 +39,8 @@ def starter(
     styles = ", ".join(f"{count} {style}" for style, count in pack["styles"].items())
     typer.echo(
         f"{pack['concepts']} concepts ({pack['everyday']} everyday): {pack['pictures']} pictures"
-        f"{f' ({styles})' if styles else ''}, {pack['captions']} captions and {pack['synonyms']} synonyms in {target}"
+        f"{f' ({styles})' if styles else ''}, {pack['captions']} captions, {pack['synonyms']} synonyms and "
+        f"{pack['near']} words that are near in {target}"
     )
 
 

@@ -42,6 +42,7 @@ EVERYDAY, EVERYDAY_PLACED = 3.0, 6.0
 is where people put everyday things."""
 
 PLAIN_SHARE, COLOURED_THINGS = 0.55, 0.12
+NEARLY = 3
 WATER_LINE = 0.84
 _TRIES = 1000
 
@@ -63,7 +64,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """``things`` from back to front on ``ground`` (a word of ``PALETTE`` or ``SCENERY``), with one to three
+    """``things`` from back to front on ``ground`` (a word of ``PALETTE`` or ``SCENERY``), with one to six
     ``captions``. ``seed`` decides what is left open of the ground."""
 
     kind: str
@@ -130,8 +131,15 @@ class _Director:
             things, ground, captions = _MAKERS[kind](self)
             captions = [c.lower() for c in dict.fromkeys(captions) if len(c.split()) <= phrases.LONGEST]
             if captions:
-                return Scene(kind, tuple(things), ground, tuple(captions[:3]), self.rng.getrandbits(32))
+                seed = self.rng.getrandbits(32)
+                return Scene(kind, tuple(things), ground, (*captions[:3], *self.nearly(kind, things)), seed)
         raise RequestError(f"every caption of kind {kind!r} is longer than {phrases.LONGEST} words.")
+
+    def nearly(self, kind: str, things: Sequence[Thing]) -> tuple[str, ...]:
+        """Words for what no picture shows and this one comes nearest to, so that such words lead to something. They are
+        chosen last: the pictures are the same without them."""
+        words = self.concept(things[0].concept).near if kind == "single" else ()
+        return tuple(self.rng.sample(words, min(NEARLY, len(words))))
 
     def concept(self, index: int) -> Concept:
         return self.cast.concepts[index]

@@ -29,6 +29,7 @@ class Concept:
     Args:
         code: an emoji's code ("1f98a"), or "icon-..." and "clip-..." for the other collections
         synonyms: further phrasings for training, with article
+        near: other things, with article, that none of all pictures is of and its picture comes nearest to
         noun: singular, without article, to be placed in scenes; "" for what cannot be
         plural: "" for what cannot be counted
         colour: the word of the palette that names its one hue, if it can be given another; else ""
@@ -48,6 +49,7 @@ class Concept:
     colour: str = ""
     row: int = 0
     styles: Mapping[str, int] = field(default_factory=dict)
+    near: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

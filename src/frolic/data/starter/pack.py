@@ -22,6 +22,7 @@ from torch import Tensor
 from frolic.data.starter import archives, wordnet
 from frolic.data.starter.concepts import CLIP, FLUENT, ICON, Concept, Pick, curation, everyday_prompts, select
 from frolic.data.starter.fetch import fetch
+from frolic.data.starter.near import near
 from frolic.data.starter.packages import (
     ANNOTATIONS,
     FLAT,
@@ -37,13 +38,15 @@ from frolic.data.starter.packages import (
     sha256,
 )
 from frolic.data.starter.synonyms import Phrasebook, uses_unseen
+from frolic.data.starter.teacher import embed, pieces
+from frolic.data.starter.texts import vocabulary
 from frolic.data.starter.vectors import Collection, render
 from frolic.errors import FileError
 from frolic.io.files import whole_folder
 from frolic.io.home import home
 
 SIDE = 224
-FORMAT = 2
+FORMAT = 3
 SPRITE_FILE = "sprites.safetensors"
 STYLES: dict[str, Package] = {"flat": FLAT, "noto": NOTO}
 _MARGIN = 0.04  # around pictures that are cut to their content, about what the emoji leave
@@ -69,7 +72,8 @@ def build(out: Path, cache: Path | None = None, progress: Progress | None = None
         spoken = _json(annotations, "package/annotations/en/annotations.json")["annotations"]["annotations"]
     names = set(archives.fluent_files(files[SPRITES]))
     picks = select(emoji, groups, spoken, names, curation(), everyday_prompts(), uses_unseen)
-    picks = with_synonyms(picks, wordnet.read(files[WORDNET]))
+    net = wordnet.read(files[WORDNET])
+    picks = with_near(with_synonyms(picks, net), net, cache or home() / "packages")
     drawings: dict[str, dict[str, str]] = {}
     for style, package in STYLES.items():
         with tarfile.open(files[package]) as archive:
@@ -109,6 +113,14 @@ def with_synonyms(picks: list[Pick], net: wordnet.WordNet) -> list[Pick]:
         replace(pick, concept=replace(concept, synonyms=book.phrases(concept.name, concept.keywords, concept.group)))
         for pick, concept in zip(picks, concepts, strict=True)
     ]
+
+
+def with_near(picks: list[Pick], net: wordnet.WordNet, cache: Path) -> list[Pick]:
+    """``picks`` with the words that mean none of them and each comes nearest to; ``cache`` holds the text teacher."""
+    words = vocabulary(net, lambda some: pieces(some, cache))
+    concepts = [pick.concept for pick in picks]
+    found = near(concepts, [*words.common, *words.rare], net, lambda texts: embed(texts, cache))
+    return [replace(pick, concept=replace(pick.concept, near=found.get(pick.concept.code, ()))) for pick in picks]
 
 
 def _main_pictures(picks: list[Pick], files: Mapping[Package, Path]) -> Iterator[tuple[int, Tensor]]:
@@ -181,6 +193,7 @@ def write(out: Path, rgba: Tensor, concepts: list[Concept], inputs: Mapping[str,
             "everyday": sum(concept.everyday for concept in concepts),
             "captions": sum(len(concept.captions) for concept in concepts),
             "synonyms": sum(len(concept.synonyms) for concept in concepts),
+            "near": sum(len(concept.near) for concept in concepts),
             "nouns": sum(bool(concept.noun) for concept in concepts),
             "plurals": sum(bool(concept.plural) for concept in concepts),
             "recolourable": sum(bool(concept.colour) for concept in concepts),

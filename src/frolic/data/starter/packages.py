@@ -169,4 +169,14 @@ ANIMATED = tuple(
         1,
     )
 )
-STARTER_PACKAGES: tuple[Package, ...] = (SPRITES, FLAT, NOTO, ICONS, OPENCLIPART, LABELS, ANNOTATIONS, WORDNET)
+STARTER_PACKAGES: tuple[Package, ...] = (
+    SPRITES,
+    FLAT,
+    NOTO,
+    ICONS,
+    OPENCLIPART,
+    LABELS,
+    ANNOTATIONS,
+    WORDNET,
+    TEXT_TEACHER,
+)

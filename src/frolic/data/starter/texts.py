@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -13,7 +13,7 @@ from frolic.data.compose import PALETTE, PLAIN
 from frolic.data.starter.anchors import short
 from frolic.data.starter.captions import with_article
 from frolic.data.starter.concepts import Concept
-from frolic.data.starter.synonyms import plural
+from frolic.data.starter.synonyms import bare, plural
 from frolic.data.starter.wordnet import ADJECTIVE, NOUN, VERB, WordNet
 
 PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
@@ -107,6 +107,12 @@ def vocabulary(net: WordNet, pieces: Callable[[Sequence[str]], Sequence[int]]) -
     plain = [word for word, count in zip(others, pieces(others), strict=True) if count == 1]
     single = [word for word in common if parts[word] == 1 and net.count(word)]
     return Vocabulary(tuple(common), tuple(rare), tuple(plain), tuple(single))
+
+
+def nouns(concepts: Iterable[Concept]) -> set[str]:
+    """What is drawn, without article: each caption, and what is in the cup of a "cup of tea"."""
+    names = {bare(text) for concept in concepts for text in (*concept.captions, *concept.synonyms)}
+    return names | {name.rpartition(" of ")[2] for name in names}
 
 
 def sentences(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -160,10 +160,10 @@ def part_marks(autoencoder: Path, texts: Path) -> dict[str, str]:
     return {"autoencoder": weights_mark(autoencoder / "vae"), "text encoder": weights_mark(texts / "text_encoder")}
 
 
-def pack_mark(sprites: Tensor, concepts: list[Concept]) -> str:
-    """A fingerprint of a training set: every pixel, every word."""
+def pack_mark(sprites: Tensor, concepts: Sequence[Concept] = ()) -> str:
+    """A fingerprint of a training set: every pixel, and every word of its ``concepts``."""
     digest = hashlib.sha256(sprites.contiguous().numpy().data)  # not a copy: it is the better part of a gigabyte
-    digest.update(repr(concepts).encode())
+    digest.update(repr([*concepts]).encode())
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,13 +21,11 @@ from frolic.config import Recipe, Section
 from frolic.data.scenes import TRAINING_MIX, scenes
 from frolic.data.starter import wordnet
 from frolic.data.starter.captions import with_article
-from frolic.data.starter.concepts import Concept
 from frolic.data.starter.fetch import fetch
 from frolic.data.starter.packages import TEXT_TEACHER, WORDNET
-from frolic.data.starter.synonyms import bare
 from frolic.data.starter.targets import Targets, targets
 from frolic.data.starter.teacher import WIDTH, embed, pieces
-from frolic.data.starter.texts import sentences, train_tokenizer, vocabulary
+from frolic.data.starter.texts import nouns, sentences, train_tokenizer, vocabulary
 from frolic.io.home import home
 from frolic.train.jobs import Job, JobKind
 from frolic.train.objectives.distillation import Distillation
@@ -114,12 +112,6 @@ class Sentences:
             "teacher": self.teacher[chosen],
             "word_targets": self.units[units.clamp(min=0)] * (units >= 0)[..., None],
         }
-
-
-def nouns(concepts: Iterable[Concept]) -> set[str]:
-    """What is drawn, without article: each caption, and what is in the cup of a "cup of tea"."""
-    names = {bare(text) for concept in concepts for text in (*concept.captions, *concept.synonyms)}
-    return names | {name.rpartition(" of ")[2] for name in names}
 
 
 def source(

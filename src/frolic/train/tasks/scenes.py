@@ -6,7 +6,7 @@ V pictures, C latent channels, h/w latent sides, B batch, S tokens, E text width
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,12 @@ def scene_latents(
         FileError: the sprites are not there.
     """
     sprites, concepts = open_pack(data.pack)
-    marks = {**parts, "training set": pack_mark(sprites, concepts)}
+    marks, pictures = {**parts, "training set": pack_mark(sprites, concepts)}, pack_mark(sprites)
     drawn = {size: _scenes(data, concepts, size, share) for size, share in sizes.items()}
     buckets, first = [], 0
     for size, shown in drawn.items():
-        key = [marks["autoencoder"], marks["training set"], repr(shown), repr(size)]
+        # What is said of them is not in the pictures: other captions need no other latents.
+        key = [marks["autoencoder"], pictures, repr([replace(scene, captions=()) for scene in shown]), repr(size)]
         make = partial(_latents, sprites, shown, size, vae, device, prefetch)
         latents = cached(data.kept(), key, make, f"{len(shown)} scenes of {size[1]}x{size[0]}")["latents"]
         buckets.append(Bucket(latents, first, sizes[size]))
