@@ -38,7 +38,8 @@ class FlowSettings(Section):
     share of clips whose first latent frame is given, at time 0, so that the model can go on from a picture (as Wan2.2's
     TI2V does; arXiv 2503.20314 and ``wan/textimage2video.py``). ``text_noise``: how far at most the states of tokens
     are moved, in units of how far they lie apart. Words that no caption has are read near the ones they mean and not at
-    them, and a model that has met nothing but its captions draws anything there."""
+    them, and a model that has met nothing but its captions draws anything there. The starter drew them no better by
+    it, and places, of which states say little, worse: no recipe has it."""
 
     mean: float = 0.0
     deviation: float = 1.0
