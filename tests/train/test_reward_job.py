@@ -127,10 +127,11 @@ def test_parts_that_come_when_they_are_needed_train_the_same(
 
 def test_scores_alone_are_enough_for_nft(tmp_path: Path, base: Path, prompts: Path) -> None:
     more = (
-        "vars.reward=bright", "job.method=nft", "job.nft.group=8", "trainer.batch_size=16", "trainer.steps=24",
-        "job.check_every=24", "optimizer.lr=0.05", "job.nft.keep=0.5", "trainer.ema=0", "job.anchor=0",
+        "vars.reward=bright", "job.method=nft", "job.nft.group=8", "trainer.batch_size=16", "trainer.steps=36",
+        "job.check_every=36", "optimizer.lr=0.02", "job.nft.keep=0.5", "trainer.ema=0", "job.anchor=0",
     )  # fmt: skip
-    assert report(train(tmp_path / "run", base, prompts, *more))["sweep"]["1"]["bright"] > 0.1
+    # At 0.05 it went up by 4 to 8 or down by 0.1, as the processor rounds; at this rate by 8 and more for four seeds.
+    assert report(train(tmp_path / "run", base, prompts, *more))["sweep"]["1"]["bright"] > 1
 
 
 def test_both_experts_of_a_clip_model(tmp_path: Path, wan: Path, prompts: Path) -> None:
