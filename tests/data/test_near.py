@@ -53,3 +53,4 @@ def test_a_concept_gets_no_more_than_the_most_alike(monkeypatch) -> None:
 def test_without_words_or_with_one_concept() -> None:
     assert found([]) == {}
     assert near([], ["corgi"], WordNet({}, {}, {}), teacher) == {}
+    assert near(CONCEPTS[2:], ["corgi"], WordNet({}, {}, {}), teacher) == {}

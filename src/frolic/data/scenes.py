@@ -42,7 +42,7 @@ EVERYDAY, EVERYDAY_PLACED = 3.0, 6.0
 is where people put everyday things."""
 
 PLAIN_SHARE, COLOURED_THINGS = 0.55, 0.12
-NEARLY = 3
+NEARLY = 3  # words that come near a thing, said of one picture of it
 WATER_LINE = 0.84
 _TRIES = 1000
 

@@ -43,13 +43,12 @@ def near(
     mean = captions_CE.mean(dim=0)
     alike_WC = F.normalize(words_WE - mean, dim=1) @ F.normalize(captions_CE - mean, dim=1).T
     owner_C = torch.tensor(list(captions.values()))
-    alike_WK = torch.full((len(asked), len(concepts)), -1.0)
+    alike_WK = torch.full((len(asked), len(concepts) + 1), -1.0)  # the last is no concept: there is always a second one
     alike_WK.scatter_reduce_(1, owner_C.expand(len(asked), -1), alike_WC, "amax")
-    best, row = alike_WK.topk(min(2, len(concepts)), dim=1)
-    ahead = best[:, 0] - best[:, -1] if len(concepts) > 1 else torch.ones(len(asked))
+    best, row = alike_WK.topk(2, dim=1)
     found: dict[str, list[str]] = {}
     for number in (-best[:, 0]).argsort(stable=True).tolist():
         own = found.setdefault(concepts[int(row[number, 0])].code, [])
-        if best[number, 0] >= ALIKE and ahead[number] >= AHEAD and len(own) < MOST:
+        if best[number, 0] >= ALIKE and best[number, 0] - best[number, 1] >= AHEAD and len(own) < MOST:
             own.append(asked[number])
     return {code: tuple(texts) for code, texts in found.items() if texts}

@@ -65,7 +65,8 @@ def build(out: Path, cache: Path | None = None, progress: Progress | None = None
     Raises NetworkError, FileError, RequestError (no package to draw vector pictures) and ResourceError (disk full).
     """
     check_replaceable(out)
-    files = fetch(STARTER_PACKAGES, cache or home() / "packages")
+    cache = cache or home() / "packages"
+    files = fetch(STARTER_PACKAGES, cache)
     with tarfile.open(files[LABELS]) as labels, tarfile.open(files[ANNOTATIONS]) as annotations:
         emoji = _json(labels, "package/en/data.json")
         groups = _json(labels, "package/meta/groups.json")
@@ -73,7 +74,7 @@ def build(out: Path, cache: Path | None = None, progress: Progress | None = None
     names = set(archives.fluent_files(files[SPRITES]))
     picks = select(emoji, groups, spoken, names, curation(), everyday_prompts(), uses_unseen)
     net = wordnet.read(files[WORDNET])
-    picks = with_near(with_synonyms(picks, net), net, cache or home() / "packages")
+    picks = with_near(with_synonyms(picks, net), net, cache)
     drawings: dict[str, dict[str, str]] = {}
     for style, package in STYLES.items():
         with tarfile.open(files[package]) as archive:

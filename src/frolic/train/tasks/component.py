@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -160,11 +160,17 @@ def part_marks(autoencoder: Path, texts: Path) -> dict[str, str]:
     return {"autoencoder": weights_mark(autoencoder / "vae"), "text encoder": weights_mark(texts / "text_encoder")}
 
 
-def pack_mark(sprites: Tensor, concepts: Sequence[Concept] = ()) -> str:
-    """A fingerprint of a training set: every pixel, and every word of its ``concepts``."""
-    digest = hashlib.sha256(sprites.contiguous().numpy().data)  # not a copy: it is the better part of a gigabyte
-    digest.update(repr([*concepts]).encode())
-    return digest.hexdigest()
+def pack_mark(sprites: Tensor, concepts: list[Concept]) -> str:
+    """A fingerprint of a training set: every pixel, every word."""
+    return pack_marks(sprites, concepts)[1]
+
+
+def pack_marks(sprites: Tensor, concepts: list[Concept]) -> tuple[str, str]:
+    """A training set's fingerprints: of its pictures alone, and ``pack_mark``."""
+    pictures = hashlib.sha256(sprites.contiguous().numpy().data)  # not a copy: it is the better part of a gigabyte
+    whole = pictures.copy()
+    whole.update(repr(concepts).encode())
+    return pictures.hexdigest(), whole.hexdigest()
 
 
 def open_loops(file: str | None) -> tuple[Loops | None, Tensor | None]:

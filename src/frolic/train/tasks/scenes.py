@@ -24,7 +24,7 @@ from frolic.errors import ConfigError
 from frolic.io.home import home
 from frolic.io.tokenizer import Tokenizer
 from frolic.train.tasks.cache import cached, encoded
-from frolic.train.tasks.component import Mix, Share, open_pack, pack_mark, read_component, training_mix
+from frolic.train.tasks.component import Mix, Share, open_pack, pack_marks, read_component, training_mix
 
 Encode = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Prompts to states [B, S, E] and their mask [B, S], both on the CPU."""
@@ -124,7 +124,8 @@ def scene_latents(
         FileError: the sprites are not there.
     """
     sprites, concepts = open_pack(data.pack)
-    marks, pictures = {**parts, "training set": pack_mark(sprites, concepts)}, pack_mark(sprites)
+    pictures, whole = pack_marks(sprites, concepts)
+    marks = {**parts, "training set": whole}
     drawn = {size: _scenes(data, concepts, size, share) for size, share in sizes.items()}
     buckets, first = [], 0
     for size, shown in drawn.items():
