@@ -148,8 +148,9 @@ class Preference(Base):
 
 
 class Fun(Preference):
-    """The preference that ships with frolic, for warm, strong colours: learned from 150 choices between the starter's
-    pictures, which a rule made in place of a person (``scripts/fun_choices``). It agrees with 90 % of held-out ones."""
+    """The preference that ships with frolic, for warm, strong colours: learned from 500 choices between the starter's
+    pictures, which a rule made in place of a person (``scripts/fun_choices``). It agrees with 85 % of held-out ones,
+    and reads no prompt."""
 
     name = "fun"
 
