@@ -165,7 +165,13 @@ def test_what_is_stored_in_eight_bits_keeps_what_is_added(tmp_path: Path) -> Non
     assert done.layers == 42 and len(changed) > 42, "a fused layer of ours is three of theirs"
     assert {now[name].dtype for name in changed} == {torch.bfloat16}
     assert all(torch.equal(was[name].float(), now[name].float()) for name in was.keys() - set(changed))
-    a = frolic.load("starter")("a cat", seed=1, steps=2, output="tensor", loras={"sketch": 0.9}).pixels
-    assert a is not None
-    b = frolic.load(tmp_path / "merged")("a cat", seed=1, steps=2, output="tensor").pixels
-    torch.testing.assert_close(a, b, rtol=0, atol=0.05)
+
+    def drawn(model: str | Path, **loras: float) -> Tensor:
+        pixels = frolic.load(model)("a cat", seed=1, steps=2, output="tensor", loras=dict(loras)).pixels
+        assert pixels is not None
+        return pixels
+
+    added = drawn("starter", sketch=0.9)
+    # bfloat16 takes 1 % of what the adapter did away; float8 takes half of it.
+    rounded, done_by_it = (added - drawn(tmp_path / "merged")).abs().mean(), (added - drawn("starter")).abs().mean()
+    assert rounded < 0.02 * done_by_it
