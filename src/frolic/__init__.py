@@ -2,7 +2,7 @@
 
 >>> import frolic
 >>> pipe = frolic.load("starter")
->>> pipe("a red panda", seed=7).save("panda.png")
+>>> pipe("a fox", seed=7).save("fox.png")
 """
 
 from __future__ import annotations
