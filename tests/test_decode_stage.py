@@ -11,6 +11,7 @@ from frolic.models.dcae import DCAE, DCAEConfig, sizes
 from frolic.models.dcae.config import RES, VIT, Stage
 from frolic.pipeline import decode
 from frolic.pipeline.decode import DecodeStage
+from frolic.pipeline.finite import require_finite
 
 STAGES = (Stage(RES, 8, 1), Stage(RES, 16, 1), Stage(VIT, 16, 1, (5,)))
 CONFIG = DCAEConfig(latent_channels=4, head_dim=8, encoder=STAGES, decoder=STAGES, scaling_factor=0.5)
@@ -129,6 +130,20 @@ def test_pictures_that_are_none(vae, value, said):
     vae.decoder.conv_out.weight.fill_(value)
     with pytest.raises(NumericsError, match=said):
         stage(vae).decode(LATENTS, notes=[])
+
+
+def test_one_pixel_is_enough_for_a_picture(vae, monkeypatch):
+    pixels = torch.zeros(1, 3, 64, 64)
+    pixels[0, 1, 3, 5] = 0.5  # between those that are looked at first
+    monkeypatch.setattr(vae, "decode", lambda z: pixels)
+    assert torch.equal(stage(vae).decode(LATENTS, notes=[]), pixels)
+
+
+def test_numbers_whose_sum_is_too_large_are_finite():
+    largest = torch.full((4,), torch.finfo(torch.float32).max)
+    require_finite(largest, "A test")
+    with pytest.raises(NumericsError, match="A test"):
+        require_finite(torch.tensor([torch.inf, -torch.inf]), "A test")
 
 
 def test_a_preview_is_the_picture(vae, monkeypatch):

@@ -48,9 +48,8 @@ class DecodeStage:
             ResourceError: memory ran out everywhere.
         """
         pixels = self._decode(latents_1Chw, notes, keep)
-        # One axis after the other: where channels are last, both at once take 20 times as long.
-        darkest, brightest = pixels.amin(2).amin(2).clamp(-1, 1), pixels.amax(2).amax(2).clamp(-1, 1)
-        if torch.equal(darkest, brightest):
+        # Some pixels of a picture differ nearly always; to look at all takes a tenth of the time of decoding.
+        if _is_flat(pixels[..., ::16, ::16]) and _is_flat(pixels):
             raise NumericsError("The decoder gave a picture of one flat colour; try --dtype float32 or another model.")
         return pixels
 
@@ -125,3 +124,9 @@ class DecodeStage:
     def _first(self, side: Side, size: tuple[int, int]) -> int | None:
         free = free_bytes(self.device)
         return tile_for(self.vae.config, *size, self.dtype.itemsize, free, self.device.type, self.tiling, side)
+
+
+def _is_flat(pixels_13HW: Tensor) -> bool:
+    """Whether all pixels are of one colour."""
+    shown = pixels_13HW.clamp(-1, 1)
+    return torch.equal(shown, shown[..., :1, :1].expand_as(shown))
