@@ -127,3 +127,31 @@ def test_other_errors_are_not_taken_for_memory(vae, monkeypatch):
     monkeypatch.setattr(vae, "stream_decode", lambda z: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         decoding(stage(vae), [])
+
+
+def test_latents_of_a_frame_come_nearer_to_it(vae):
+    frame = stage(vae).decode(LATENTS[:, :, :1], notes=[])  # one that the decoder can give
+    with torch.inference_mode():
+        plain = stage(vae).encode(frame, notes=[])
+        refined = stage(vae, refine=8).encode(frame, notes=[])
+        again = stage(vae, refine=8).encode(frame, notes=[])
+        far, near = ((stage(vae).decode(z, notes=[]) - frame).square().mean() for z in (plain, refined))
+    assert near < 0.8 * far
+    assert 0 < (refined - plain).abs().max() < 8 * 0.06, "a step of Adam is about its rate"
+    assert torch.equal(again, refined)
+    assert not refined.requires_grad and all(p.grad is None for p in vae.parameters())
+
+
+def test_only_a_single_frame_is_refined(vae):
+    assert torch.equal(stage(vae, refine=8).encode(PIXELS, notes=[]), stage(vae).encode(PIXELS, notes=[]))
+
+
+def test_without_memory_for_gradients_a_frame_is_as_it_was_encoded(vae, monkeypatch):
+    frame = PIXELS[:, :, :1]
+    plain = stage(vae).encode(frame, notes=[])
+
+    def short(z):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(vae, "decode", short)
+    assert torch.equal(stage(vae, refine=8).encode(frame, notes=[]), plain)

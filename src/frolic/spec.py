@@ -75,7 +75,8 @@ class SamplingDefaults:
     ``frames`` above 1 makes it a model of videos, which play at ``fps``; how many frames one has is 1 and a multiple of
     ``frame_stride``. ``boundary``: the noise level (0 to 1) from which on, upwards, the first of two experts denoises,
     and below it the second, with ``guidance_scale_2`` (None: that of the first). ``clean_first``: a given first frame
-    stands in the latents, at a noise level of zero. ``reading``: whose reading of texts (``Compat``) it is; with
+    stands in the latents, at a noise level of zero, and ``refine`` is how many updates bring those latents nearer to
+    what the autoencoder makes the frame of again. ``reading``: whose reading of texts (``Compat``) it is; with
     ``spaces``, each run of white space is one and HTML's entities are characters.
     """
 
@@ -98,6 +99,7 @@ class SamplingDefaults:
     boundary: float | None = None
     guidance_scale_2: float | None = None
     clean_first: bool = False
+    refine: int = 0
     reading: Compat = "diffusers"
     spaces: bool = False
 

@@ -77,10 +77,11 @@ _OWN_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "fps": (int, float),
     "guidance_scale_2": (int, float),
     "clean_first": bool,
+    "refine": int,
 }
 
 # What is in a request too has a request's limits, which hold for the defaults as a whole.
-_LIMITS: Mapping[str, tuple[float, float]] = {"shift": SHIFTS, "max_tokens": (1, 8192)}
+_LIMITS: Mapping[str, tuple[float, float]] = {"shift": SHIFTS, "max_tokens": (1, 8192), "refine": (1, 1000)}
 
 
 def open_folder(path: Path, families: Mapping[str, FamilySpec]) -> ModelFolder:

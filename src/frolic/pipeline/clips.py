@@ -16,24 +16,29 @@ from frolic.accel.memory import free_bytes
 from frolic.errors import NumericsError, RequestError, ResourceError
 from frolic.models.wan_vae import WanVAE, decode_tiled, encode_tiled, tile_for
 from frolic.models.wan_vae.sizes import SMALLEST
-from frolic.pipeline.attempt import TiledWork, descend
+from frolic.pipeline.attempt import TiledWork, attempt, descend
 from frolic.pipeline.finite import require_finite
 from frolic.pipeline.inputs import Anchors, Given
 from frolic.spec import SamplingDefaults
 
 _SMALLER = (256, 128, SMALLEST)
+_REFINE_RATE = 0.05
+"""Of Adam, so about how far a latent (of deviation 1) moves in an update."""
 
 
 class ClipStage:
     """An autoencoder of clips, which works frame after frame, on whole frames or on tiles of them (``tiling``: ``auto``
     where memory asks for it, ``on`` or ``off``). Where memory runs out all the same, the tiles become smaller, and at
-    last it is done on the CPU in float32; ``notes`` are told."""
+    last it is done on the CPU in float32; ``notes`` are told. ``refine``: how many updates a frame's latents get."""
 
-    def __init__(self, vae: WanVAE, *, device: torch.device, dtype: torch.dtype, tiling: str = "auto") -> None:
+    def __init__(
+        self, vae: WanVAE, *, device: torch.device, dtype: torch.dtype, tiling: str = "auto", refine: int = 0
+    ) -> None:
         self.vae = vae
         self.device = device
         self.dtype = dtype
         self.tiling = tiling
+        self.refine = refine
 
     def decode(
         self, latents_1Cthw: Tensor, *, notes: list[str], keep: Callable[[Tensor], Path | None] | None = None
@@ -77,7 +82,30 @@ class ClipStage:
         if latents is None:
             raise ResourceError("Memory ran out while the first frame was encoded; use a smaller one.")
         require_finite(latents, "The encoder")
-        return latents
+        return self._refined(latents, pixels_13THW) if self.refine and pixels_13THW.shape[2] == 1 else latents
+
+    def _refined(self, latents_1C1hw: Tensor, pixels_131HW: Tensor) -> Tensor:
+        """``latents`` of a frame, in the transformer's scale, moved to where the decoder gives more of its ``pixels``
+        back, by Adam on the squared difference. Where there is no memory for gradients they stay as they are.
+        """
+
+        def work() -> Tensor:
+            # What comes here was made in inference mode, and can be no part of a graph.
+            with torch.inference_mode(False), torch.enable_grad():
+                frame = pixels_131HW.to(self.device, torch.float32, copy=True)
+                moved = latents_1C1hw.to(self.device, torch.float32, copy=True).requires_grad_()
+                adam = torch.optim.Adam([moved], lr=_REFINE_RATE)
+                for _ in range(self.refine):
+                    shown = self.vae.decode(self.vae.unscaled(moved).to(self.dtype)).float()
+                    (moved.grad,) = torch.autograd.grad((shown - frame).square().mean(), [moved])
+                    adam.step()
+                return moved.detach()
+
+        moved = attempt(work, self.device)
+        if moved is None:
+            return latents_1C1hw
+        require_finite(moved, "Refining the first frame")
+        return moved.to(latents_1C1hw.device)
 
     def _decode(self, latents: Tensor, notes: list[str], keep: Callable[[Tensor], Path | None] | None) -> Tensor:
         height, width = (side * self.vae.config.stride for side in latents.shape[-2:])

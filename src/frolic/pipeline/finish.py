@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from frolic.pipeline.clips import ClipStage
+    from frolic.spec import SamplingDefaults
 
 
 class Finishing(Parts):
     """Decodes with the ``vae`` of its parts, on ``device``; ``dtypes`` says in which, ``tiling`` how, and ``rescue`` is
     the folder for latents that no memory was left to decode."""
+
+    defaults: SamplingDefaults
 
     def __init__(
         self,
@@ -127,7 +130,13 @@ class Finishing(Parts):
         if self.makes_clips:
             from frolic.pipeline.clips import ClipStage
 
-            return ClipStage(self.vae, device=self.device, dtype=self._dtype("vae"), tiling=self.tiling)
+            return ClipStage(
+                self.vae,
+                device=self.device,
+                dtype=self._dtype("vae"),
+                tiling=self.tiling,
+                refine=self.defaults.refine,
+            )
         return DecodeStage(self.vae, device=self.device, dtype=self._dtype("vae"), tiling=self.tiling)
 
     def _dtype(self, part: str) -> torch.dtype:

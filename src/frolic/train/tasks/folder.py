@@ -36,6 +36,7 @@ class Card(Section):
     sampler: str = "dpmpp_2m"
     frames: int | None = None
     fps: float | None = None
+    refine: int | None = None
 
 
 def complete(
