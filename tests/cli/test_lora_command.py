@@ -281,8 +281,11 @@ def test_both_experts_of_an_adapter_go_along(command: Command) -> None:
             each[f"{layer}.lora_B.weight"].float() @ each[f"{layer}.lora_A.weight"].float() for each in (whole, again)
         )
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
-    blended = command("lora", "blend", "lively:0.4", "vivid-clips:0.6", "-o", "both.safetensors", *video, "--json")
+    # Both files name their model, so nobody has to; files of two models are for the starter, unless -m says another.
+    blended = command("lora", "blend", "lively:0.4", "vivid-clips:0.6", "-o", "both.safetensors", "--json")
     assert blended.code == 0, blended.err
+    mixed = command("lora", "blend", "lively", "vivid", "-o", "x.safetensors")
+    assert mixed.code != 0 and "lively" in mixed.err and not Path("x.safetensors").exists()
     assert load_file("both.safetensors").keys() == whole.keys()
     done = command("lora", "convert", "lively", "comfy.safetensors", "--to", "comfy", *video, "--json")
     assert done.code == 0, done.err

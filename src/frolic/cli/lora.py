@@ -13,7 +13,7 @@ import typer
 from frolic.errors import RequestError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -108,7 +108,7 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="An adapter's file or folder, in any dialect.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     to: Annotated[str, typer.Option(help="diffusers, comfy, kohya or original.")] = "diffusers",
-    model: Annotated[str, _MODEL] = "starter",
+    model: Annotated[str | None, _MODEL] = None,
     rank: _RANK = None,
     dtype: _DTYPE = "bfloat16",
     allow_partial: _PARTIAL = False,
@@ -117,7 +117,7 @@ def convert(
 ) -> None:
     """Write an adapter as another program reads it; it has the same strength there. One with a part for each of two
     experts stays one file in diffusers' format, and becomes two, OUT_high and OUT_low, in the others."""
-    goal = target_of(model)
+    goal = target_of(model or _base_of([source]))
     files = _files([(source, 1.0)], target, goal, to, allow_partial, force)
     for path, halves in files:
         write_blend(halves, path, goal, to, "sum", rank, 1.0, 0, dtype, force, as_json)
@@ -127,7 +127,7 @@ def blend(
     sources: Annotated[list[str], typer.Argument(metavar="SRC[:WEIGHT]...", help="Adapters with their weights.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
     to: Annotated[str, typer.Option(help="diffusers, comfy, kohya or original.")] = "diffusers",
-    model: Annotated[str, _MODEL] = "starter",
+    model: Annotated[str | None, _MODEL] = None,
     method: Annotated[str, typer.Option(help="sum (exact), ties or dare.")] = "sum",
     rank: _RANK = None,
     density: Annotated[float | None, typer.Option(help="For ties [0.2] and dare [0.5]: the share that stays.")] = None,
@@ -146,16 +146,28 @@ def blend(
         raise RequestError(f"--method {method} makes changes of full rank; give the --rank to cut them to.")
     if method == "sum" and density is not None:
         raise RequestError("--density is for --method ties and dare.")
-    goal, parts = target_of(model), []
+    parts = []
     for text in sources:
         source, strength = parse(text)
         if strength is not None and not strength.plain:
             raise RequestError(f"A file has one weight for all steps, branches and blocks; give {text!r} one weight.")
         parts.append((source, 1.0 if strength is None else strength.weight))
+    goal = target_of(model or _base_of([source for source, _ in parts]))
     share = density if density is not None else {"ties": 0.2, "dare": 0.5}.get(method, 1.0)
     files = _files(parts, output, goal, to, allow_partial, force)
     for path, halves in files:
         write_blend(halves, path, goal, to, method, rank, share, seed, dtype, force, as_json)
+
+
+def _base_of(sources: Sequence[str]) -> str:
+    """The model that all these adapters say they are for, if it has a name here; else the starter."""
+    from frolic.adapters import find, resolve
+    from frolic.models.registry import families
+    from frolic.plan.find import ALIASES
+
+    said = {find(resolve(source)).metadata().get("ss_base_model_version", "") for source in sources}
+    known = {*ALIASES, *(entry.name for family in families().values() for entry in family.published)}
+    return said.pop() if len(said) == 1 and said <= known else "starter"
 
 
 def _experts_in(source: str) -> tuple[str, ...]:
