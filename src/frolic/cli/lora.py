@@ -162,12 +162,10 @@ def blend(
 def _base_of(sources: Sequence[str]) -> str:
     """The model that all these adapters say they are for, if it has a name here; else the starter."""
     from frolic.adapters import find, resolve
-    from frolic.models.registry import families
-    from frolic.plan.find import ALIASES
+    from frolic.plan.find import ALIASES, published_names
 
     said = {find(resolve(source)).metadata().get("ss_base_model_version", "") for source in sources}
-    known = {*ALIASES, *(entry.name for family in families().values() for entry in family.published)}
-    return said.pop() if len(said) == 1 and said <= known else "starter"
+    return said.pop() if len(said) == 1 and said <= {*ALIASES, *published_names()} else "starter"
 
 
 def _experts_in(source: str) -> tuple[str, ...]:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from frolic.accel.memory import free_bytes
-from frolic.errors import NumericsError, RequestError, ResourceError
+from frolic.errors import RequestError, ResourceError
 from frolic.models.wan_vae import WanVAE, decode_tiled, encode_tiled, tile_for
 from frolic.models.wan_vae.sizes import SMALLEST
 from frolic.pipeline.attempt import TiledWork, attempt, descend
-from frolic.pipeline.finite import require_finite
+from frolic.pipeline.finite import require_finite, require_varied
 from frolic.pipeline.inputs import Anchors, Given
 from frolic.spec import SamplingDefaults
 
@@ -51,9 +51,7 @@ class ClipStage:
             ResourceError: memory ran out everywhere.
         """
         pixels = self._decode(latents_1Cthw, notes, keep)
-        darkest, brightest = pixels.amin((2, 3, 4)).clamp(-1, 1), pixels.amax((2, 3, 4)).clamp(-1, 1)
-        if torch.equal(darkest, brightest):
-            raise NumericsError("The decoder gave a clip of one flat colour; try --dtype float32 or another model.")
+        require_varied(pixels, "a clip")
         return pixels
 
     def preview(self, latents_BCthw: Tensor) -> Tensor:
